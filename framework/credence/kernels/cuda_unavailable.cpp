@@ -1,0 +1,14 @@
+#include "credence/base/errors.h"
+#include "credence/kernels/kernel_set.h"
+
+namespace credence::kernels {
+
+std::unique_ptr<KernelSet<float>> cuda_kernels(void* /*stream*/) {
+  throw UserError("CUDA kernels were asked for, but this build has none; configure with CREDENCE_GPU=ON.");
+}
+
+bool cuda_available() {
+  return false;
+}
+
+}  // namespace credence::kernels

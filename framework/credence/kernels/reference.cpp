@@ -1,0 +1,125 @@
+// The oracle: one element after the other, in the order that the interface promises.
+
+#include <algorithm>
+
+#include "credence/kernels/host_kernels.h"
+#include "credence/kernels/scalar.h"
+
+namespace credence::kernels {
+
+namespace {
+
+template <class T>
+using Math = typename scalar::MathOf<T>::Type;
+template <class T>
+using Formulas = scalar::Formulas<Math<T>, T>;
+
+/// Calls visit(i, eps) for the elements of a block; eps is 0 without noise.
+template <class T, class Visit>
+void for_elements(std::int64_t element, std::int64_t count, const NoiseStream* noise, const Visit& visit) {
+  float eps[kNoiseGroup] = {};
+  for (std::int64_t group = 0; group < count; group += kNoiseGroup) {
+    if (noise != nullptr) scalar::normals_of_group(*noise, element + group, eps);
+    const std::int64_t end = std::min(count, group + kNoiseGroup);
+    for (std::int64_t i = group; i < end; ++i) visit(i, static_cast<T>(eps[i - group]));
+  }
+}
+
+template <class T>
+void draw(const DrawBlock<T>& b) {
+  if (!b.gaussian) {
+    std::copy_n(b.mean, b.count, b.weights);
+    return;
+  }
+  for_elements<T>(b.element, b.count, b.noise,
+                  [&](std::int64_t i, T eps) { b.weights[i] = Formulas<T>::draw(b.mean[i], b.raw_scale[i], eps); });
+}
+
+template <class T>
+void accumulate(const AccumulateBlock<T>& b) {
+  const NoiseStream* noise = b.scaled_sum == nullptr ? nullptr : b.noise;
+  for_elements<T>(b.element, b.count, noise, [&](std::int64_t i, T eps) {
+    const T gradient = b.gradient[i];
+    b.sum[i] = (b.accumulate ? b.sum[i] : T(0)) + gradient;
+    if (b.scaled_sum != nullptr) b.scaled_sum[i] = Math<T>::fma(eps, gradient, b.accumulate ? b.scaled_sum[i] : T(0));
+  });
+}
+
+template <class T>
+void add(std::int64_t count, const T* other, T* sum) {
+  for (std::int64_t i = 0; i < count; ++i) sum[i] += other[i];
+}
+
+template <class T>
+void scales(std::int64_t count, const T* raw_scale, T* scale) {
+  for (std::int64_t i = 0; i < count; ++i) scale[i] = Formulas<T>::scale(raw_scale[i]);
+}
+
+template <class T>
+void apply_rule(const UpdateBlock<T>& b, T step_size, T gradient, T& value, T* first, T* second) {
+  gradient *= b.step.clip_multiplier;
+  if (b.rule == Rule::adam) {
+    Formulas<T>::adam(b.step, step_size, gradient, value, *first, *second);
+  } else {
+    Formulas<T>::sgd(b.step, step_size, gradient, value, *first);
+  }
+}
+
+struct LaneSums {
+  double log_scale[kLanes] = {};
+  double squared_deviation[kLanes] = {};
+  double squared_gradient[kLanes] = {};
+};
+
+double square(double x) {
+  return x * x;
+}
+
+template <class T>
+void update_element(const UpdateBlock<T>& b, std::int64_t i, T eps, LaneSums& sums) {
+  using F = Formulas<T>;
+  const std::int64_t lane = i % kLanes;
+  const T mean_gradient = F::mean_gradient(b.step, b.segment, b.mean[i], b.gradient[i]);
+  double deviation = square(static_cast<double>(b.mean[i]) - b.segment.exact_prior_mean);
+  double gradient = square(static_cast<double>(mean_gradient));
+  T raw_gradient = T(0);
+  if (b.gaussian) {
+    const auto scale = F::scale_and_slope(b.raw_scale[i]);
+    const T scaled_gradient = b.scaled_gradient != nullptr ? b.scaled_gradient[i] : eps * b.gradient[i];
+    raw_gradient = F::raw_gradient(b.step, b.segment, scale, scaled_gradient);
+    deviation += square(static_cast<double>(scale.value));
+    gradient += square(static_cast<double>(raw_gradient));
+    sums.log_scale[lane] += static_cast<double>(Math<T>::log(scale.value));
+  }
+  sums.squared_deviation[lane] += deviation;
+  sums.squared_gradient[lane] += gradient;
+  if (!b.write) return;
+  apply_rule(b, b.step.mean_step, mean_gradient, b.mean[i], b.mean_first + i, b.mean_second + i);
+  if (b.gaussian) {
+    apply_rule(b, b.step.scale_step, raw_gradient, b.raw_scale[i], b.scale_first + i, b.scale_second + i);
+  }
+}
+
+template <class T>
+SegmentSums update(const UpdateBlock<T>& b) {
+  LaneSums sums;
+  const bool noisy = b.gaussian && b.scaled_gradient == nullptr;
+  for_elements<T>(b.element, b.count, noisy ? b.noise : nullptr,
+                  [&](std::int64_t i, T eps) { update_element(b, i, eps, sums); });
+  if (b.next_weights != nullptr) {
+    draw(DrawBlock<T>{b.gaussian, b.element, b.count, b.mean, b.raw_scale, b.next_noise, b.next_weights});
+  }
+  return {combine_lanes(sums.log_scale), combine_lanes(sums.squared_deviation), combine_lanes(sums.squared_gradient)};
+}
+
+}  // namespace
+
+template <class T>
+BlockFunctions<T> reference_functions() {
+  return {draw<T>, accumulate<T>, add<T>, update<T>, scales<T>};
+}
+
+template BlockFunctions<float> reference_functions();
+template BlockFunctions<double> reference_functions();
+
+}  // namespace credence::kernels
