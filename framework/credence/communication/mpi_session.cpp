@@ -1,0 +1,212 @@
+#include "credence/communication/mpi_session.h"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <iostream>
+#include <thread>
+
+#include "credence/base/errors.h"
+#include "credence/base/log.h"
+#include "credence/base/stopwatch.h"
+#include "credence/communication/backoff.h"
+#include "credence/communication/mpi_state.h"
+
+namespace credence {
+
+namespace {
+
+constexpr double kGraceSeconds = 1.5;
+
+int environment_number(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? 0 : std::atoi(value);
+}
+
+/// Several processes that each believe to be alone would train several times the same model.
+void require_one_world(int size) {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
+    const int launched = environment_number(name);
+    require(launched <= 1 || size > 1,
+            "{}={} says that a launcher started {} ranks, but this MPI library sees one: start with the mpirun of the "
+            "MPI that Credence was built with",
+            name, launched, launched);
+  }
+}
+
+std::vector<std::string> hosts_of_ranks(int size) {
+  constexpr std::size_t kLength = 256;
+  std::string mine = host_name();
+  mine.resize(kLength);
+  std::vector<char> all(static_cast<std::size_t>(size) * kLength);
+  check_mpi(MPI_Allgather(mine.data(), kLength, MPI_CHAR, all.data(), kLength, MPI_CHAR, MPI_COMM_WORLD),
+            "MPI_Allgather");
+  std::vector<std::string> hosts;
+  for (int rank = 0; rank < size; ++rank) hosts.emplace_back(all.data() + static_cast<std::size_t>(rank) * kLength);
+  return hosts;
+}
+
+void flush() {
+  std::cout.flush();
+  std::cerr.flush();
+  std::fflush(nullptr);
+}
+
+/// Barrier that ends with an explanation instead of hanging; null: everybody came.
+std::optional<RankFailure> barrier(MpiSession::State& state) {
+  if (state.unsafe) return RankFailure{state.rank, static_cast<int>(ExitCode::lost_rank), "communication was given up"};
+  try {
+    MPI_Request request = MPI_REQUEST_NULL;
+    {
+      const std::lock_guard lock(state.calls);
+      state.notices.activities = {{nullptr, [] { return std::string("leaving"); }}};
+      check_mpi(MPI_Ibarrier(state.notices.communicator(), &request), "MPI_Ibarrier");
+    }
+    const Stopwatch stopwatch;
+    Backoff backoff;
+    while (true) {
+      int done = 0;
+      {
+        const std::lock_guard lock(state.calls);
+        check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+        state.notices.poll();
+      }
+      if (done != 0) return std::nullopt;
+      if (state.notices.failure()) return state.notices.failure();
+      if (stopwatch.seconds() > state.timeout_seconds) break;
+      backoff.pause();
+    }
+    return RankFailure{state.rank, static_cast<int>(ExitCode::lost_rank),
+                       fmt::format("not every rank came to the end within {:g} s", state.timeout_seconds)};
+  } catch (const Error& error) {
+    return RankFailure{state.rank, static_cast<int>(ExitCode::lost_rank), error.what()};
+  }
+}
+
+void finalize(MpiSession::State& state) {
+  const std::lock_guard lock(state.calls);
+  state.notices.close();
+  MPI_Finalize();
+}
+
+bool finalized() {
+  int flag = 0;
+  MPI_Finalized(&flag);
+  return flag != 0;
+}
+
+/// Ends this process once the others had time to reach the same point: mpirun kills them when the first one is gone.
+[[noreturn]] void leave_with_error(MpiSession::State& state, int exit_code, const std::string& why) {
+  try {
+    {
+      const std::lock_guard lock(state.calls);
+      if (!state.unsafe) state.notices.poll();
+      const auto& failure = state.notices.failure();
+      if (failure && exit_code == static_cast<int>(ExitCode::lost_rank)) exit_code = failure->exit_code;
+      state.notices.announce_failure(exit_code, why);
+      state.notices.announce_leaving();
+      state.notices.activities = {{nullptr, [] { return std::string("leaving with an error"); }}};
+    }
+    const Stopwatch stopwatch;
+    Backoff backoff;
+    bool others_left = false;
+    while (!others_left && stopwatch.seconds() < kGraceSeconds) {
+      backoff.pause();
+      const std::lock_guard lock(state.calls);
+      if (state.unsafe) continue;
+      state.notices.poll();
+      others_left = state.notices.all_left();
+    }
+  } catch (const std::exception&) {
+    // MPI itself fails: there is nobody to wait for.
+  }
+  flush();
+  _exit(exit_code);
+}
+
+}  // namespace
+
+std::string MpiSession::State::name_of_rank(int other) const {
+  return fmt::format("rank {} on {}", other, hosts[static_cast<std::size_t>(other)]);
+}
+
+MpiSession::MpiSession(int& argc, char**& argv)
+    : state_(std::make_unique<State>()), exceptions_at_start_(std::uncaught_exceptions()) {
+  int initialized = 0;
+  MPI_Initialized(&initialized);
+  ensure(initialized == 0, "a second MPI session in one process");
+  check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &state_->thread_level), "MPI_Init_thread");
+  check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &state_->rank), "MPI_Comm_rank");
+  check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &state_->size), "MPI_Comm_size");
+  require_one_world(state_->size);
+
+  MPI_Comm local = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, state_->rank, MPI_INFO_NULL, &local),
+            "MPI_Comm_split_type");
+  check_mpi(MPI_Comm_rank(local, &state_->local_rank), "MPI_Comm_rank");
+  check_mpi(MPI_Comm_size(local, &state_->local_size), "MPI_Comm_size");
+  check_mpi(MPI_Comm_free(&local), "MPI_Comm_free");
+  state_->hosts = hosts_of_ranks(state_->size);
+  state_->notices.open(MPI_COMM_WORLD);
+}
+
+MpiSession::~MpiSession() {
+  if (std::uncaught_exceptions() > exceptions_at_start_ || finalized()) return;
+  if (const auto failure = barrier(*state_)) {
+    std::fprintf(stderr, "MPI is not ended in order: %s\n", failure->text.c_str());
+    return;
+  }
+  finalize(*state_);
+}
+
+int MpiSession::rank() const noexcept {
+  return state_->rank;
+}
+int MpiSession::size() const noexcept {
+  return state_->size;
+}
+int MpiSession::local_rank() const noexcept {
+  return state_->local_rank;
+}
+int MpiSession::local_size() const noexcept {
+  return state_->local_size;
+}
+bool MpiSession::allows_progress_thread() const noexcept {
+  return state_->thread_level >= MPI_THREAD_SERIALIZED;
+}
+
+std::string MpiSession::library_version() const {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  check_mpi(MPI_Get_library_version(text.data(), &length), "MPI_Get_library_version");
+  const std::string version(text.data(), static_cast<std::size_t>(length));
+  return version.substr(0, version.find_first_of(",\n"));
+}
+
+void leave(MpiSession& session, int exit_code, std::string_view why) {
+  MpiSession::State& state = session.state();
+  flush();
+  const bool in_order =
+      exit_code == static_cast<int>(ExitCode::done) || exit_code == static_cast<int>(ExitCode::stopped);
+  std::string text(why);
+  if (in_order) {
+    const auto failure = barrier(state);
+    if (!failure) {
+      finalize(state);
+      std::exit(exit_code);
+    }
+    text = failure->text;
+    exit_code = failure->exit_code;
+    std::fprintf(stderr, "rank %d had finished, but rank %d failed: %s\n", state.rank, failure->origin, text.c_str());
+  }
+  if (text.empty()) text = fmt::format("exit code {}", exit_code);
+  leave_with_error(state, exit_code, text);
+}
+
+}  // namespace credence

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace credence {
+
+/// MPI from start to end: construct once, first thing in main. Collective. MPI errors are returned, not fatal.
+/// Without mpirun or srun the process is rank 0 of 1. UserError where a launcher started several processes that this
+/// MPI library sees as separate runs. The destructor ends MPI after a bounded barrier, but not while an exception
+/// unwinds.
+class MpiSession {
+ public:
+  MpiSession(int& argc, char**& argv);
+  ~MpiSession();
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+
+  int rank() const noexcept;
+  int size() const noexcept;
+  /// Among the ranks that share this host's memory.
+  int local_rank() const noexcept;
+  int local_size() const noexcept;
+  /// Whether the library lets another thread than main make its calls.
+  bool allows_progress_thread() const noexcept;
+  /// Such as "Open MPI v4.1.4".
+  std::string library_version() const;
+
+  struct State;
+  State& state() noexcept { return *state_; }
+
+ private:
+  std::unique_ptr<State> state_;
+  int exceptions_at_start_;
+};
+
+/// Ends the process on every rank: call it last in main, with the exit code and, for errors, the line that was logged.
+/// 0 and 75: barrier (at most the communicators' timeout), MPI_Finalize, exit. Any other code: tells the other ranks,
+/// whose waits then end in a CommunicationError quoting `why`, waits at most 1.5 s for them to leave too, and exits
+/// without MPI_Finalize. A rank that leaves with 76 because another one failed takes over that rank's exit code.
+///
+/// What mpirun then returns (Open MPI 4.1): the code of the ranks, as they all leave with the same one; 137 within
+/// about two seconds if a rank was killed with -9 (mpirun ends the others itself); 76 if a rank was stopped (SIGSTOP)
+/// or never came (the others leave with 76, mpirun kills that rank); 1 if mpirun itself got SIGTERM.
+[[noreturn]] void leave(MpiSession& session, int exit_code, std::string_view why = {});
+
+}  // namespace credence

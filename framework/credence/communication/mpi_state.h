@@ -1,0 +1,106 @@
+// Of the MPI backend only: includes mpi.h.
+#pragma once
+
+#include <mpi.h>
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "credence/communication/mpi_session.h"
+
+namespace credence {
+
+/// CommunicationError with MPI's own text where `code` is not MPI_SUCCESS.
+void check_mpi(int code, const char* call);
+
+/// A rank that failed, as it told the others.
+struct RankFailure {
+  int origin = 0;
+  int exit_code = 0;
+  std::string text;
+};
+
+/// Small messages between ranks outside of all collectives: "I failed", "I leave", "do you answer?". They are handled
+/// whenever a rank polls: in waits, in progress, while it leaves. All calls with State::calls held.
+class NoticeBoard {
+ public:
+  void open(MPI_Comm world);
+  void close();
+
+  void poll();
+  /// Remembers this rank's failure and tells everybody, once. Never blocks; makes no progress on anything else.
+  void announce_failure(int exit_code, const std::string& text);
+  void announce_leaving();
+
+  const std::optional<RankFailure>& failure() const { return failure_; }
+  bool all_left() const;
+
+  /// Asks every other rank what it does. Answers trickle in while polling.
+  void ask();
+  /// Text per rank: empty where no answer came since ask().
+  const std::vector<std::string>& answers() const { return answers_; }
+  bool all_answered() const;
+
+  /// What this rank answers: the first text that is not empty.
+  std::vector<std::pair<const void*, std::function<std::string()>>> activities;  // with whoever added it
+
+  MPI_Comm communicator() const { return comm_; }
+
+ private:
+  enum class Kind : int { failure, leaving, question, answer };
+  struct Notice {
+    Kind kind = Kind::failure;
+    int exit_code = 0;
+    int question = 0;
+    char text[1012] = {};  // 1 KiB together: below the eager limit of every transport, so that sending needs no partner
+  };
+  struct Outgoing {
+    Notice notice;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+
+  void send(const Notice& notice, int rank);
+  void send_to_all(const Notice& notice);
+  void receive();
+  void handle(const Notice& notice, int source);
+  std::string activity() const;
+  static Notice make(Kind kind, int exit_code, const std::string& text);
+
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  int rank_ = 0;
+  int size_ = 1;
+  Notice incoming_;
+  MPI_Request incoming_request_ = MPI_REQUEST_NULL;
+  std::list<Outgoing> outgoing_;
+  std::optional<RankFailure> failure_;
+  bool announced_ = false;
+  std::vector<bool> left_;
+  int question_ = 0;
+  std::vector<std::string> answers_;
+};
+
+struct MpiSession::State {
+  int rank = 0;
+  int size = 1;
+  int local_rank = 0;
+  int local_size = 1;
+  int thread_level = MPI_THREAD_SINGLE;
+  std::vector<std::string> hosts;  // of every rank
+  double timeout_seconds = 60.0;   // of the last barrier; the longest of the communicators
+  std::mutex calls;                // whoever makes MPI calls holds it: one thread at a time
+  NoticeBoard notices;
+  /// Memory that MPI may still read or write is gone: nothing that could make progress may be called any more.
+  bool unsafe = false;
+  std::vector<std::shared_ptr<void>> given_up;  // operations whose own memory MPI may still use
+
+  /// "rank 3 on node17"
+  std::string name_of_rank(int rank) const;
+};
+
+}  // namespace credence
