@@ -1,0 +1,70 @@
+# shellcheck shell=bash
+# What the mpirun and srun wrappers share: sourced, never run.
+
+launchers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=cluster/environment.sh
+. "$launchers/../cluster/environment.sh"
+
+# The real program of that name: this folder may stand first on PATH.
+real_program() {
+  local candidate
+  while read -r candidate; do
+    if [ "$(cd "$(dirname "$candidate")" && pwd)" != "$launchers" ]; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done < <(type -aP "$1")
+  printf '%s: no %s on PATH\n' "${0##*/}" "$1" >&2
+  exit 127
+}
+
+# Processors this process may use: the affinity mask, or less where a container's CPU quota allows less.
+usable_cores() {
+  local cores quota period
+  cores=$(nproc)
+  if read -r quota period 2>/dev/null </sys/fs/cgroup/cpu.max && [ "$quota" != max ]; then
+    quota=$(((quota + period - 1) / period))
+    if [ "$quota" -lt "$cores" ]; then cores=$quota; fi
+  fi
+  printf '%s\n' "$cores"
+}
+
+# Runs a command to its end and returns its exit code. TERM, INT, HUP and USR2 reach it as USR2: finish the step, write a
+# checkpoint, exit 75. A second INT or TERM ends it at once. The command gets a process group of its own, so that the
+# terminal's Ctrl-C comes here alone: mpirun would leave its ranks one second.
+run_until_done() {
+  local code=0 previous="" stops=0 interrupted=0 child=0
+  # shellcheck disable=SC2317  # called by the traps
+  stop_at_step_end() {
+    interrupted=1
+    stops=$((stops + $1))
+    if [ "$child" = 0 ]; then return; fi
+    if [ "$stops" -gt 1 ]; then
+      kill -TERM "$child" 2>/dev/null || :
+    else
+      if [ "$1" = 1 ]; then
+        printf '%s: stopping after this step, with a checkpoint (once more: at once)\n' "${0##*/}" >&2
+      fi
+      kill -USR2 "$child" 2>/dev/null || :
+    fi
+  }
+  trap 'stop_at_step_end 1' TERM INT HUP
+  trap 'stop_at_step_end 0' USR2
+  set -m
+  "$@" </dev/null &
+  child=$!
+  set +m
+  # A signal that came before there was anybody to tell.
+  if [ "$interrupted" = 1 ]; then kill -USR2 "$child" 2>/dev/null || :; fi
+  while :; do
+    interrupted=0
+    code=0
+    wait "$child" || code=$?
+    # Bash tells a child's code once. It is unknown now if it was told just before a signal came.
+    if [ "$code" = 127 ] && [ -n "$previous" ]; then code=$previous; fi
+    if [ "$interrupted" = 0 ]; then break; fi
+    previous=$code
+  done
+  trap - TERM INT HUP USR2
+  return "$code"
+}
