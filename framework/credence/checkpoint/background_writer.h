@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "credence/checkpoint/checkpoint.h"
+
+namespace credence {
+
+/// Writes checkpoints of one run directory from a thread of its own; training stops only for a copy in memory.
+/// At most one save is in flight and one waits. After a good save older checkpoints beyond `keep` (never fewer than 2)
+/// are deleted; a failed one leaves every older file alone.
+class BackgroundWriter {
+ public:
+  BackgroundWriter(std::filesystem::path directory, int keep);
+  ~BackgroundWriter();  // waits for what is in flight
+  BackgroundWriter(const BackgroundWriter&) = delete;
+  BackgroundWriter& operator=(const BackgroundWriter&) = delete;
+
+  /// Copies the contents and returns. Where a save still waits, blocks until it has started.
+  void submit(std::int64_t step, const CheckpointContents& contents);
+
+  /// The message of a save that failed since the last call, if any. Never blocks.
+  std::optional<std::string> take_failure();
+  /// Failed saves in a row, up to now.
+  int consecutive_failures() const;
+  /// Blocks until nothing is in flight.
+  void drain();
+  /// Seconds for which submit() and drain() held up the caller.
+  double blocked_seconds() const;
+  /// Step of the newest checkpoint that this writer published, or -1.
+  std::int64_t published_step() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace credence
