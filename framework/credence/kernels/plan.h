@@ -53,7 +53,7 @@ class BlockPlan {
   Block at(std::int64_t index) const;
   std::span<const Segment> segments() const { return segments_; }
   /// For each segment the index of its first block, and one past the last: segments + 1 numbers.
-  std::span<const std::int64_t> first_blocks() const { return first_block_; }
+  std::span<const std::int64_t> first_blocks() const { return {first_block_.data(), first_block_.size()}; }
   /// Sums of segments from the sums of blocks, added in block order.
   std::vector<SegmentSums> combine(std::span<const SegmentSums> block_sums) const;
 

@@ -1,0 +1,57 @@
+# Decides about the GPU side before anything else is looked for: CREDENCE_USE_CUDA, and the language CUDA where it is on.
+#   CREDENCE_GPU=ON    a CUDA toolkit is demanded
+#   CREDENCE_GPU=AUTO  used where a toolkit is found (and, with CREDENCE_TORCH, a LibTorch with its CUDA part)
+#   CREDENCE_GPU=OFF   never
+set(CREDENCE_USE_CUDA OFF)
+if(NOT CREDENCE_GPU MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "CREDENCE_GPU is ${CREDENCE_GPU}; it can be AUTO, ON or OFF.")
+endif()
+
+if(NOT CREDENCE_GPU STREQUAL "OFF")
+  find_package(CUDAToolkit 12.0 QUIET)
+  if(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE)
+    set(CREDENCE_USE_CUDA ON)
+  elseif(CREDENCE_GPU STREQUAL "ON")
+    message(FATAL_ERROR "CREDENCE_GPU=ON, but no CUDA toolkit (12.0 or newer, with nvcc) was found. "
+      "Put nvcc on the PATH or set CUDAToolkit_ROOT.")
+  else()
+    message(STATUS "GPU: off (no CUDA toolkit found)")
+  endif()
+endif()
+
+if(CREDENCE_USE_CUDA AND CREDENCE_GPU STREQUAL "AUTO" AND CREDENCE_TORCH)
+  # A LibTorch for CPU only cannot be used with the CUDA side: follow what is there.
+  set(_roots ${CREDENCE_LIBTORCH} $ENV{CREDENCE_LIBTORCH} ${CMAKE_PREFIX_PATH} ${PROJECT_SOURCE_DIR}/.deps/gpu)
+  set(_candidates)
+  foreach(_root IN LISTS _roots)
+    list(APPEND _candidates ${_root}/lib/libtorch_cuda.so ${_root}/torch/lib/libtorch_cuda.so)
+  endforeach()
+  set(CREDENCE_USE_CUDA OFF)
+  foreach(_candidate IN LISTS _candidates)
+    if(EXISTS ${_candidate})
+      set(CREDENCE_USE_CUDA ON)
+    endif()
+  endforeach()
+  if(NOT CREDENCE_USE_CUDA)
+    message(STATUS "GPU: off (a CUDA toolkit is here, but no LibTorch with CUDA; launchers/setup --gpu brings one)")
+  endif()
+endif()
+
+if(CREDENCE_USE_CUDA)
+  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+    set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+  endif()
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    # Machine code for A100 and H100/H200, and PTX that newer devices compile for themselves.
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "CUDA architectures")
+  endif()
+  enable_language(CUDA)
+  if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 does not know that nvcc 12 has C++20
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  endif()
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_EXTENSIONS OFF)
+  message(STATUS "GPU: on (CUDA ${CUDAToolkit_VERSION}, architectures ${CMAKE_CUDA_ARCHITECTURES})")
+endif()

@@ -1,0 +1,15 @@
+#include <gtest/gtest.h>
+
+#include "credence/base/errors.h"
+#include "credence/kernels/kernel_set.h"
+
+namespace credence::kernels {
+namespace {
+
+TEST(CudaUnavailable, IsAUserError) {
+  EXPECT_FALSE(cuda_available());
+  EXPECT_THROW(cuda_kernels(nullptr), UserError);
+}
+
+}  // namespace
+}  // namespace credence::kernels
