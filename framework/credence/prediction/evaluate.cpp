@@ -1,0 +1,232 @@
+#include "credence/prediction/evaluate.h"
+
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <deque>
+#include <functional>
+#include <numeric>
+
+#include "credence/base/errors.h"
+#include "credence/estimators/objective.h"
+#include "credence/prediction/dataset_sums.h"
+#include "credence/prediction/surface.h"
+
+namespace credence {
+namespace {
+
+/// A dataset whose examples pass the network, and who takes the outputs.
+struct Subject {
+  const DataSource& source;
+  BlockShare share;
+  std::function<void(const BlockOutputs&)> take;
+};
+
+/// Evaluation mode for as long as it lives, then the network as it was found, bound to the posterior's weights.
+class EvaluationMode {
+ public:
+  explicit EvaluationMode(const EvaluationParts& parts)
+      : parts_(parts), was_training_(parts.network.module().is_training()) {
+    parts_.network.module().eval();
+    parts_.network.bind(parts_.posterior.weights());
+  }
+  ~EvaluationMode() {
+    parts_.network.bind(parts_.posterior.weights());
+    parts_.network.module().train(was_training_);
+  }
+  EvaluationMode(const EvaluationMode&) = delete;
+  EvaluationMode& operator=(const EvaluationMode&) = delete;
+
+ private:
+  const EvaluationParts& parts_;
+  bool was_training_;
+};
+
+/// In memory of LibTorch's own: its alignment, which libraries' summation order may depend on, is always the same.
+torch::Tensor input_tensor(const Batch& batch, const ExampleSpec& spec, const Network& network) {
+  std::vector<std::int64_t> shape = {batch.size};
+  shape.insert(shape.end(), spec.input_shape.begin(), spec.input_shape.end());
+  return torch::from_blob(const_cast<float*>(batch.inputs.data()), shape, torch::kFloat32)
+      .to(network.device(), network.dtype(), /*non_blocking=*/false, /*copy=*/true);
+}
+
+/// Weight draws use step 0 of this purpose; what else a module draws (dropout that stays on) uses step 1.
+void seed_module(std::uint64_t seed, int draw, std::int64_t block) {
+  const kernels::NoiseStream stream{.seed = seed,
+                                    .purpose = kernels::Purpose::prediction,
+                                    .step = 1,
+                                    .shard = static_cast<std::uint32_t>(block),
+                                    .sample = static_cast<std::uint32_t>(draw)};
+  torch::manual_seed((std::uint64_t{kernels::random_word(stream, 0)} << 32) | kernels::random_word(stream, 1));
+}
+
+/// This rank's examples of every subject under the weights that the network is bound to.
+void pass(const EvaluationParts& parts, std::uint64_t seed, int draw, std::span<const Subject> subjects) {
+  Batch batch;
+  std::vector<std::int64_t> indices;
+  for (const Subject& subject : subjects) {
+    const BlockShare& share = subject.share;
+    for (std::int64_t block = share.first_block; block < share.end_block; ++block) {
+      indices.resize(static_cast<std::size_t>(share.end(block) - share.begin(block)));
+      std::iota(indices.begin(), indices.end(), share.begin(block));
+      subject.source.read(indices, batch);
+      seed_module(seed, draw, block);
+      torch::Tensor outputs = parts.network.forward(input_tensor(batch, subject.source.spec(), parts.network));
+      require(outputs.dim() == 2 && outputs.size(0) == batch.size && outputs.size(1) == output_size(parts.likelihood),
+              "the network gives {} values for {} examples where the likelihood needs {} for each", outputs.numel(),
+              batch.size, output_size(parts.likelihood));
+      subject.take({draw, block, share.begin(block) - share.first_row(), std::move(outputs), batch});
+      parts.communicator.progress();
+    }
+  }
+}
+
+void check(const EvaluationParts& parts, const EvaluationOptions& options) {
+  require(options.samples >= 1, "--samples must be at least 1, not {}", options.samples);
+  require(options.block >= 1, "evaluation needs blocks of at least one example, not {}", options.block);
+  require(options.ece_bins >= 1, "the calibration error needs at least one bin, not {}", options.ece_bins);
+  require(parts.source.size() > 0, "there are no examples to evaluate");
+  if (parts.ood != nullptr) {
+    require(is_classification(parts.likelihood),
+            "out-of-distribution data are told by the entropy over classes, and "
+            "this likelihood has none; leave --ood away");
+    require(parts.ood->size() > 0, "the out-of-distribution data are empty");
+    require(parts.ood->spec().input_shape == parts.source.spec().input_shape,
+            "the out-of-distribution data have inputs [{}], and the network takes [{}]",
+            fmt::join(parts.ood->spec().input_shape, ", "), fmt::join(parts.source.spec().input_shape, ", "));
+  }
+  if (parts.training != nullptr) {
+    require(parts.training->size() > 0, "there are no training examples");
+    require(parts.training->spec().input_shape == parts.source.spec().input_shape,
+            "the training data have inputs [{}], and those to evaluate [{}]",
+            fmt::join(parts.training->spec().input_shape, ", "), fmt::join(parts.source.spec().input_shape, ", "));
+  }
+}
+
+bool has_surface(const EvaluationParts& parts, const EvaluationOptions& options) {
+  return options.surface && is_classification(parts.likelihood) && output_size(parts.likelihood) <= 2 &&
+         parts.source.spec().input_elements() == 2;
+}
+
+/// All that is summed while draws pass, for one evaluation.
+class Evaluator {
+ public:
+  Evaluator(const EvaluationParts& parts, const EvaluationOptions& options)
+      : parts_(parts), options_(options), draws_(parts.posterior.has_gaussian() ? options.samples : 1) {
+    using Content = PredictionSums::Content;
+    add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), draw_subjects_);
+    add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), mean_subjects_);
+    if (parts.ood != nullptr) {
+      add(*parts.ood, ood_.emplace_back(sums_for(*parts.ood, Content::inputs_only)), draw_subjects_);
+      add(*parts.ood, ood_.emplace_back(sums_for(*parts.ood, Content::inputs_only)), mean_subjects_);
+    }
+    if (has_surface(parts, options)) {
+      grid_ = make_input_grid(parts.source);
+      surface_.emplace(sums_for(*grid_->points, Content::inputs_with_spread));
+      add(*grid_->points, *surface_, draw_subjects_);
+    }
+    if (parts.training != nullptr) {
+      training_.emplace(parts.likelihood, share_of(*parts.training), draws_);
+      draw_subjects_.push_back(
+          {*parts.training, share_of(*parts.training), [this](const BlockOutputs& o) { training_->add(o); }});
+    }
+  }
+  Evaluator(const Evaluator&) = delete;
+  Evaluator& operator=(const Evaluator&) = delete;
+
+  void run() {
+    for (int draw = 0; draw < draws_; ++draw) {
+      parts_.posterior.draw(
+          {.seed = options_.seed, .purpose = kernels::Purpose::prediction, .sample = static_cast<std::uint32_t>(draw)});
+      pass(parts_, options_.seed, draw, draw_subjects_);
+    }
+    parts_.network.bind(parts_.posterior.mean());
+    pass(parts_, options_.seed, 0, mean_subjects_);
+  }
+
+  /// Collective.
+  Evaluation result() {
+    Communicator& communicator = parts_.communicator;
+    PredictionSums::Scores predictive =
+        test_[0].scores(draws_, options_.ece_bins, options_.keep_probabilities, communicator);
+    PredictionSums::Scores mean = test_[1].scores(1, options_.ece_bins, false, communicator);
+    Evaluation evaluation;
+    evaluation.examples = parts_.source.size();
+    evaluation.predictive = predictive.metrics;
+    evaluation.mean = mean.metrics;
+    if (!ood_.empty()) {
+      evaluation.ood_entropy = ood_[0].entropies(draws_, communicator);
+      evaluation.predictive.ood_auroc = area_under_roc(predictive.classes->entropy, evaluation.ood_entropy);
+      evaluation.mean.ood_auroc = area_under_roc(mean.classes->entropy, ood_[1].entropies(1, communicator));
+    }
+    if (predictive.classes) evaluation.reliability = reliability(*predictive.classes, options_.ece_bins);
+    if (surface_) evaluation.surface = surface();
+    if (training_) evaluation.elbo = elbo();
+    evaluation.classes = std::move(predictive.classes);
+    evaluation.regression = std::move(predictive.regression);
+    return evaluation;
+  }
+
+ private:
+  BlockShare share_of(const DataSource& source) const { return {source.size(), options_.block, parts_.communicator}; }
+  PredictionSums sums_for(const DataSource& source, PredictionSums::Content content) const {
+    return {parts_.likelihood, share_of(source), content};
+  }
+  void add(const DataSource& source, PredictionSums& sums, std::vector<Subject>& subjects) const {
+    subjects.push_back({source, share_of(source), [&sums](const BlockOutputs& outputs) { sums.add(outputs); }});
+  }
+
+  Surface surface() const {
+    Surface surface;
+    surface.x = grid_->x;
+    surface.y = grid_->y;
+    surface.probability = surface_->last_probabilities(draws_, parts_.communicator);
+    surface.probability_stddev = surface_->last_probability_stddevs(draws_, parts_.communicator);
+    for (const double p : surface.probability) surface.label_stddev.push_back(std::sqrt(p * (1.0 - p)));
+    return surface;
+  }
+
+  ElboEstimate elbo() const {
+    const std::vector<double> totals = training_->totals(parts_.communicator);
+    const double mean = std::accumulate(totals.begin(), totals.end(), 0.0) / draws_;
+    double squares = 0.0;
+    for (const double total : totals) squares += (total - mean) * (total - mean);
+    const Objective objective{.dataset_size = parts_.training->size()};
+    const ObjectiveValue value = evaluate_objective(objective, {}, -mean / static_cast<double>(objective.dataset_size),
+                                                    parts_.posterior.segments(), parts_.posterior.measure());
+    ElboEstimate estimate;
+    estimate.expected_log_likelihood = value.expected_log_likelihood;
+    if (draws_ > 1) estimate.standard_error = std::sqrt(squares / (draws_ - 1.0) / draws_);
+    if (std::isfinite(value.kl)) {
+      estimate.kl = value.kl;
+      estimate.elbo = value.elbo;
+    }
+    return estimate;
+  }
+
+  const EvaluationParts& parts_;
+  const EvaluationOptions& options_;
+  int draws_;
+  std::deque<PredictionSums> test_, ood_;  // under draws, at the mean
+  std::optional<InputGrid> grid_;
+  std::optional<PredictionSums> surface_;
+  std::optional<LikelihoodTotals> training_;
+  std::vector<Subject> draw_subjects_, mean_subjects_;
+};
+
+}  // namespace
+
+Evaluation evaluate(const EvaluationParts& parts, const EvaluationOptions& options) {
+  check(parts, options);
+  const torch::NoGradGuard no_grad;
+  const EvaluationMode mode(parts);
+  std::optional<Evaluator> evaluator;
+  // Files are read here, and may fail on one rank only.
+  collectively(parts.communicator, [&] {
+    evaluator.emplace(parts, options);
+    evaluator->run();
+  });
+  return evaluator->result();
+}
+
+}  // namespace credence

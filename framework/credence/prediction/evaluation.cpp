@@ -1,0 +1,29 @@
+#include "credence/prediction/evaluation.h"
+
+#include <nlohmann/json.hpp>
+
+namespace credence {
+namespace {
+
+nlohmann::json metrics_json(const Metrics& metrics) {
+  nlohmann::json json = {{"samples", metrics.samples}};
+  for (const auto& [name, value] : metrics.defined()) json[name] = value;
+  return json;
+}
+
+}  // namespace
+
+nlohmann::json to_json(const Evaluation& evaluation) {
+  nlohmann::json json = metrics_json(evaluation.predictive);
+  json["examples"] = evaluation.examples;
+  json["mean"] = metrics_json(evaluation.mean);
+  if (const auto& estimate = evaluation.elbo) {
+    nlohmann::json& elbo = json["elbo"] = {{"expected_log_likelihood", estimate->expected_log_likelihood}};
+    if (estimate->standard_error) elbo["elbo_standard_error"] = *estimate->standard_error;
+    if (estimate->kl) elbo["kl"] = *estimate->kl;
+    if (estimate->elbo) elbo["elbo"] = *estimate->elbo;
+  }
+  return json;
+}
+
+}  // namespace credence

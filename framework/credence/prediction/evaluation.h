@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <vector>
+
+#include "credence/prediction/metrics.h"
+
+namespace credence {
+
+/// The ELBO of a dataset by weight draws, nats for the whole dataset.
+struct ElboEstimate {
+  double expected_log_likelihood = 0.0;  // mean over draws of the dataset's sum
+  std::optional<double> standard_error;  // of that mean, and so of the ELBO; none for a single draw
+  std::optional<double> kl;              // closed form, over Gaussian tensors; none where there are none
+  std::optional<double> elbo;            // expected_log_likelihood - kl
+};
+
+/// Two-class predictions on a grid over the plane of two inputs. The variance of a predicted label is
+/// p (1 - p) = E[p_s (1 - p_s)] + Var[p_s] over draws s: probability_stddev is the part that the posterior explains.
+struct Surface {
+  std::vector<double> x, y;                // [W] and [H], the grid's coordinates in the data's units
+  std::vector<double> probability;         // [H, W] of class 1
+  std::vector<double> label_stddev;        // [H, W] sqrt(p (1 - p))
+  std::vector<double> probability_stddev;  // [H, W] of p_s over draws, divisor S
+};
+
+/// What credence evaluate reports, the same bits on every rank. Of the per-example results the one that fits the
+/// likelihood is filled: classes, regression, or (Bernoulli of several columns) none.
+struct Evaluation {
+  std::int64_t examples = 0;
+  Metrics predictive;  // over draws
+  Metrics mean;        // of the one network with the posterior's mean weights
+  std::optional<ElboEstimate> elbo;
+
+  std::optional<ClassPredictions> classes;
+  std::optional<RegressionPredictions> regression;
+  std::vector<double> ood_entropy;  // nats, of the out-of-distribution examples; empty without
+  Reliability reliability;          // of `classes`
+  std::optional<Surface> surface;   // two classes of two-dimensional inputs
+};
+
+/// Stable names: accuracy, nll, ece, brier, entropy, mutual_information, ood_auroc, rmse, scale, samples, examples; the
+/// same at the posterior mean under "mean"; and "elbo": {elbo, elbo_standard_error, expected_log_likelihood, kl}.
+/// What is not defined is absent.
+nlohmann::json to_json(const Evaluation& evaluation);
+
+}  // namespace credence
