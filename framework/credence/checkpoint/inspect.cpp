@@ -15,6 +15,11 @@ namespace {
 constexpr std::size_t kMaximumDepth = 8;
 constexpr std::size_t kMaximumObjects = 1'000'000;
 
+struct Link {
+  std::string name;
+  H5L_type_t type;
+};
+
 class Walk {
  public:
   Walk(const std::filesystem::path& file, int fd)
@@ -27,7 +32,7 @@ class Walk {
     throw DataError(fmt::format("{}: '{}' {}", context_.file, path, why));
   }
   void visit_group(const std::string& path, hid_t group, std::size_t depth);
-  void visit_link(const std::string& path, hid_t group, hsize_t index, std::size_t depth);
+  void visit_link(const std::string& path, hid_t group, const Link& link, std::size_t depth);
   void visit_dataset(const std::string& path, hid_t dataset);
   void check_storage(const std::string& path, hid_t dataset) const;
   /// All attributes go into the table except the digest, which is returned.
@@ -61,32 +66,28 @@ Table Walk::run() {
 
 void Walk::visit_group(const std::string& path, hid_t group, std::size_t depth) {
   if (depth > kMaximumDepth) refuse(path, "lies too deep");
-  H5G_info_t info{};
-  hdf5::check(context_, "H5Gget_info", path, [&] { return H5Gget_info(group, &info); });
-  for (hsize_t index = 0; index < info.nlinks; ++index) visit_link(path, group, index, depth);
+  std::vector<Link> links;
+  const auto collect = [](hid_t, const char* name, const H5L_info_t* info, void* data) -> herr_t {
+    static_cast<std::vector<Link>*>(data)->push_back({name, info->type});
+    return 0;
+  };
+  hdf5::check(context_, "H5Literate", path,
+              [&] { return H5Literate(group, H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &links); });
+  objects_ += links.size();
+  if (objects_ > kMaximumObjects) refuse(path, "is in a file of too many objects");
+  for (const Link& link : links) visit_link(path, group, link, depth);
 }
 
-void Walk::visit_link(const std::string& path, hid_t group, hsize_t index, std::size_t depth) {
-  if (++objects_ > kMaximumObjects) refuse(path, "is in a file of too many objects");
-  const auto name_of_link = [&](char* name, std::size_t size) {
-    return hdf5::check(context_, "H5Lget_name_by_idx", path, [&] {
-      return H5Lget_name_by_idx(group, ".", H5_INDEX_NAME, H5_ITER_INC, index, name, size, H5P_DEFAULT);
-    });
-  };
-  std::string name(static_cast<std::size_t>(name_of_link(nullptr, 0)), '\0');
-  name_of_link(name.data(), name.size() + 1);
-  const std::string child = path.empty() ? name : path + "/" + name;
+void Walk::visit_link(const std::string& path, hid_t group, const Link& link, std::size_t depth) {
+  const std::string child = path.empty() ? link.name : path + "/" + link.name;
   // A link's name that holds '/' would be followed as a path, so it must not reach H5Oopen.
-  if (name.find('/') != std::string::npos) refuse(child, "is a link with '/' in its name");
-  if (const auto why = reason_against_path(name); !why.empty()) refuse(child, why);
-
-  H5L_info_t link{};
-  hdf5::check(context_, "H5Lget_info", child, [&] { return H5Lget_info(group, name.c_str(), &link, H5P_DEFAULT); });
+  if (link.name.find('/') != std::string::npos) refuse(child, "is a link with '/' in its name");
+  if (const auto why = reason_against_path(link.name); !why.empty()) refuse(child, why);
   if (link.type == H5L_TYPE_SOFT) refuse(child, "is a soft link, which a checkpoint must not hold");
   if (link.type == H5L_TYPE_EXTERNAL) refuse(child, "is an external link, which a checkpoint must not hold");
   if (link.type != H5L_TYPE_HARD) refuse(child, "is a link of unknown kind");
   const hdf5::Handle object =
-      hdf5::open(context_, "H5Oopen", child, H5Oclose, [&] { return H5Oopen(group, name.c_str(), H5P_DEFAULT); });
+      hdf5::open(context_, "H5Oopen", child, H5Oclose, [&] { return H5Oopen(group, link.name.c_str(), H5P_DEFAULT); });
   switch (H5Iget_type(object.get())) {
     case H5I_GROUP:
       if (!take_attributes(child, object.get()).empty()) refuse(child, "is a group with a digest");
