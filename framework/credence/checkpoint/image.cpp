@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -159,6 +160,7 @@ void CheckpointImage::add_array(const ArrayView& array) {
 }
 
 void CheckpointImage::lay_out() {
+  check_size_limit();
   memory_ = Descriptor(memfd_create("credence-checkpoint", MFD_CLOEXEC));
   if (!memory_) fail_call(ExitCode::storage, file_, "memfd_create", errno);
   const hdf5::Lock lock;
@@ -184,6 +186,17 @@ void CheckpointImage::lay_out() {
   const auto by_name = [](const StoredArray& a, const StoredArray& b) { return a.name < b.name; };
   std::sort(table_.arrays.begin(), table_.arrays.end(), by_name);
   check_table(file_, table_, bytes_);
+}
+
+void CheckpointImage::check_size_limit() const {
+  // Holds for the memory file too, where HDF5 would meet it.
+  rlimit limit{};
+  std::uint64_t bytes = 0;
+  for (const Segment& segment : segments_) bytes += segment.bytes.size();
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) {
+    fail_call(ExitCode::storage, file_, fmt::format("writing {} bytes where {} are allowed", bytes, limit.rlim_cur),
+              EFBIG);
+  }
 }
 
 void CheckpointImage::structure(std::uint64_t begin, std::uint64_t end,

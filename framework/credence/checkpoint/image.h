@@ -40,6 +40,7 @@ class CheckpointImage {
   };
   void add_array(const ArrayView& array);
   void lay_out();
+  void check_size_limit() const;  // RLIMIT_FSIZE
   void structure(std::uint64_t begin, std::uint64_t end,
                  const std::function<void(std::span<const std::byte>, std::uint64_t)>& consume) const;
 

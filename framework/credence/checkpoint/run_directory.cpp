@@ -144,8 +144,8 @@ void Claim::take_over(const Held& held) {
   }
   const auto again = look_at(lock_);
   if (again && again->inode == held.inode && again->owner == held.owner) {
-    log_warning("taking over {}, whose owner {} is gone", lock_.parent_path().string(),
-                held.owner ? fmt::format("(process {} on {})", held.owner->process, held.owner->host) : "");
+    log_warning("taking over {}, whose owner{} is gone", lock_.parent_path().string(),
+                held.owner ? fmt::format(" (process {} on {})", held.owner->process, held.owner->host) : "");
     if (::rename(takeover_.c_str(), lock_.c_str()) != 0) {
       const int error = errno;
       ::unlink(takeover_.c_str());
