@@ -172,36 +172,29 @@ __device__ __forceinline__ void apply_rule(const StepConstants<float>& step, flo
   *first = m;
 }
 
-__device__ __forceinline__ double square(double x) {
-  return x * x;
-}
-
 /// One element: terms of its three sums, and its update.
 template <Rule kRule>
 __device__ __forceinline__ void update_element(const UpdateArguments& a, const DeviceSegment& segment,
                                                std::int64_t element, float gradient, float eps, float next_eps,
-                                               double (&terms)[kSums]) {
-  float mean = a.mean[element];
-  float raw = 0.0f;
-  float raw_gradient = 0.0f;
+                                               float (&terms)[kSums]) {
+  float mean = a.mean[element], raw = 0.0f, scale = 0.0f, raw_gradient = 0.0f;
   const float mean_gradient = Formula::mean_gradient(a.step, segment.constants, mean, gradient);
-  terms[0] = 0.0;
-  terms[1] = square(static_cast<double>(mean) - segment.constants.exact_prior_mean);
-  terms[2] = square(static_cast<double>(mean_gradient));
+  terms[0] = 0.0f;
   if (segment.gaussian) {
     raw = a.raw_scale[element];
-    const Formula::Scale scale = Formula::scale_and_slope(raw);
+    const Formula::Scale scale_and_slopes = Formula::scale_and_slopes(raw);
     float scaled_gradient = eps * gradient;
     if (a.scaled_gradient != nullptr) {
       scaled_gradient = a.scaled_gradient[element];
     } else if (segment.gradient == nullptr) {
       scaled_gradient = 0.0f;
     }
-    raw_gradient = Formula::raw_gradient(a.step, segment.constants, scale, scaled_gradient);
-    terms[0] = static_cast<double>(Math::log(scale.value));
-    terms[1] += square(static_cast<double>(scale.value));
-    terms[2] += square(static_cast<double>(raw_gradient));
+    raw_gradient = Formula::raw_gradient(a.step, segment.constants, scale_and_slopes, scaled_gradient);
+    scale = scale_and_slopes.value;
+    terms[0] = Math::log(scale);
   }
+  terms[1] = Formula::squared_deviation(segment.constants, mean, scale);
+  terms[2] = Formula::squared_gradient(mean_gradient, raw_gradient);
   if (!a.write) return;
   apply_rule<kRule>(a.step, a.step.mean_step, mean_gradient, mean, a.mean_first + element, a.mean_second + element);
   a.mean[element] = mean;
@@ -215,7 +208,7 @@ __device__ __forceinline__ void update_element(const UpdateArguments& a, const D
 }
 
 /// Adds the block's terms over the virtual lanes in element order, then the lanes in the tree of combine_lanes().
-__device__ __forceinline__ void sum_block(const double (&terms)[kSums][kBlock], double* block_sums) {
+__device__ __forceinline__ void sum_block(const float (&terms)[kSums][kBlock], double* block_sums) {
   __shared__ double lanes[kSums][kLanes];
   const int sum = static_cast<int>(threadIdx.x) / kLanes, lane = static_cast<int>(threadIdx.x) % kLanes;
   const bool active = sum < kSums;
@@ -223,7 +216,7 @@ __device__ __forceinline__ void sum_block(const double (&terms)[kSums][kBlock], 
   if (active) {
     double total = 0.0;
 #pragma unroll 8
-    for (int i = lane; i < static_cast<int>(kBlock); i += kLanes) total += terms[sum][i];
+    for (int i = lane; i < static_cast<int>(kBlock); i += kLanes) total += static_cast<double>(terms[sum][i]);
     lanes[sum][lane] = total;
   }
   __syncthreads();
@@ -236,7 +229,7 @@ __device__ __forceinline__ void sum_block(const double (&terms)[kSums][kBlock], 
 
 template <Rule kRule>
 __global__ void __launch_bounds__(kThreads) update_kernel(SegmentTable table, UpdateArguments a, double* block_sums) {
-  __shared__ double terms[kSums][kBlock];
+  __shared__ float terms[kSums][kBlock];
   const Place place = place_of(table);
   const DeviceSegment& segment = place.segment;
   const std::int64_t element = segment.offset + place.begin;
@@ -248,7 +241,7 @@ __global__ void __launch_bounds__(kThreads) update_kernel(SegmentTable table, Up
 #pragma unroll
   for (int w = 0; w < kWordsPerThread; ++w) {
     const int i = index_in_block(w);
-    double element_terms[kSums] = {};  // elements past the end add +0, which changes no sum
+    float element_terms[kSums] = {};  // elements past the end add +0, which changes no sum
     if (place.begin + i < segment.count) {
       const float gradient = segment.gradient == nullptr ? 0.0f : segment.gradient[place.begin + i];
       update_element<kRule>(a, segment, element + i, gradient, eps[w], next_eps[w], element_terms);

@@ -77,7 +77,6 @@ class DeviceTable {
       const auto constants = segment_constants<float>(segment, rule);
       entry.constants.prior_mean = constants.prior_mean;
       entry.constants.prior_curvature = constants.prior_curvature;
-      entry.constants.exact_prior_mean = constants.exact_prior_mean;
       entry.gaussian = segment.gaussian;
       std::memcpy(bytes.data() + s * sizeof(cuda::DeviceSegment), &entry, sizeof(entry));
     }

@@ -87,13 +87,9 @@ struct Formulas {
   using F = typename Math::F;
 
   struct Scale {
-    F value;  // softplus(raw)
-    F slope;  // its derivative, sigmoid(raw)
-  };
-
-  struct Gradient {
-    F mean;
-    F raw_scale;
+    F value;      // softplus(raw)
+    F slope;      // its derivative, sigmoid(raw)
+    F log_slope;  // slope / value, the derivative of log(value): at most 1 however small the value
   };
 
   static CREDENCE_LANE F positive_part(F x) { return Math::select(Math::less(x, Math::zero()), Math::zero(), x); }
@@ -102,11 +98,13 @@ struct Formulas {
     return positive_part(raw) + Math::log1p_unit(Math::exp_nonpositive(Math::zero() - Math::abs(raw)));
   }
 
-  static CREDENCE_LANE Scale scale_and_slope(F raw) {
+  static CREDENCE_LANE Scale scale_and_slopes(F raw) {
     const F t = Math::exp_nonpositive(Math::zero() - Math::abs(raw));
     const F one = Math::set(T(1));
-    const F numerator = Math::select(Math::less(raw, Math::zero()), t, one);
-    return {positive_part(raw) + Math::log1p_unit(t), Math::div(numerator, one + t)};
+    const F value = positive_part(raw) + Math::log1p_unit(t);
+    const F numerator = Math::select(Math::less(raw, Math::zero()), t, one);  // slope = numerator / (1 + t)
+    const F reciprocal = Math::div(one, (one + t) * value);                   // one division for both slopes
+    return {value, numerator * (value * reciprocal), numerator * reciprocal};
   }
 
   static CREDENCE_LANE F draw(F mean, F raw, F eps) { return Math::fma(scale(raw), eps, mean); }
@@ -118,14 +116,21 @@ struct Formulas {
                      gradient * Math::set(step.gradient_multiplier));
   }
 
-  /// d objective / d raw scale of a sum of eps * gradient. The entropy's part is slope / scale, which is at most 1
-  /// however small the scale.
+  /// d objective / d raw scale of a sum of eps * gradient.
   static CREDENCE_LANE F raw_gradient(const StepConstants<T>& step, const SegmentConstants<T>& segment, Scale scale,
                                       F scaled_gradient) {
     const F likelihood_and_prior = Math::fma(Math::set(segment.prior_curvature), scale.value,
                                              scaled_gradient * Math::set(step.gradient_multiplier));
-    return Math::fma(Math::set(-step.entropy_weight), Math::div(scale.slope, scale.value),
-                     likelihood_and_prior * scale.slope);
+    return Math::fma(Math::set(-step.entropy_weight), scale.log_slope, likelihood_and_prior * scale.slope);
+  }
+
+  /// Terms of the sums over a segment; with a scale or raw gradient of zero those of a point estimate.
+  static CREDENCE_LANE F squared_deviation(const SegmentConstants<T>& segment, F mean, F scale) {
+    const F deviation = mean - Math::set(segment.prior_mean);
+    return Math::fma(deviation, deviation, scale * scale);
+  }
+  static CREDENCE_LANE F squared_gradient(F mean_gradient, F raw_gradient) {
+    return Math::fma(mean_gradient, mean_gradient, raw_gradient * raw_gradient);
   }
 
   /// PyTorch's fused Adam without weight decay: moments by linear interpolation, debiased step.

@@ -31,7 +31,7 @@ StepConstants<T> step_constants(const UpdateRule& rule) {
 template <class T>
 SegmentConstants<T> segment_constants(const Segment& segment, const UpdateRule& rule) {
   const double variance = segment.prior_scale * segment.prior_scale;
-  return {static_cast<T>(segment.prior_mean), static_cast<T>(rule.cross_entropy_weight / variance), segment.prior_mean};
+  return {static_cast<T>(segment.prior_mean), static_cast<T>(rule.cross_entropy_weight / variance)};
 }
 
 BlockPlan::BlockPlan(std::span<const Segment> segments) : segments_(segments) {

@@ -27,7 +27,6 @@ template <class T>
 struct SegmentConstants {
   T prior_mean;
   T prior_curvature;  // cross_entropy_weight / prior_scale^2; 0 without a prior
-  double exact_prior_mean;
 };
 
 template <class T>

@@ -71,28 +71,21 @@ struct LaneSums {
   double squared_gradient[kLanes] = {};
 };
 
-double square(double x) {
-  return x * x;
-}
-
 template <class T>
 void update_element(const UpdateBlock<T>& b, std::int64_t i, T eps, LaneSums& sums) {
   using F = Formulas<T>;
   const std::int64_t lane = i % kLanes;
   const T mean_gradient = F::mean_gradient(b.step, b.segment, b.mean[i], b.gradient[i]);
-  double deviation = square(static_cast<double>(b.mean[i]) - b.segment.exact_prior_mean);
-  double gradient = square(static_cast<double>(mean_gradient));
-  T raw_gradient = T(0);
+  T scale = T(0), raw_gradient = T(0);
   if (b.gaussian) {
-    const auto scale = F::scale_and_slope(b.raw_scale[i]);
+    const auto scale_and_slopes = F::scale_and_slopes(b.raw_scale[i]);
     const T scaled_gradient = b.scaled_gradient != nullptr ? b.scaled_gradient[i] : eps * b.gradient[i];
-    raw_gradient = F::raw_gradient(b.step, b.segment, scale, scaled_gradient);
-    deviation += square(static_cast<double>(scale.value));
-    gradient += square(static_cast<double>(raw_gradient));
-    sums.log_scale[lane] += static_cast<double>(Math<T>::log(scale.value));
+    raw_gradient = F::raw_gradient(b.step, b.segment, scale_and_slopes, scaled_gradient);
+    scale = scale_and_slopes.value;
+    sums.log_scale[lane] += static_cast<double>(Math<T>::log(scale));
   }
-  sums.squared_deviation[lane] += deviation;
-  sums.squared_gradient[lane] += gradient;
+  sums.squared_deviation[lane] += static_cast<double>(F::squared_deviation(b.segment, b.mean[i], scale));
+  sums.squared_gradient[lane] += static_cast<double>(F::squared_gradient(mean_gradient, raw_gradient));
   if (!b.write) return;
   apply_rule(b, b.step.mean_step, mean_gradient, b.mean[i], b.mean_first + i, b.mean_second + i);
   if (b.gaussian) {

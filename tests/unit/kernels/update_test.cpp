@@ -174,8 +174,9 @@ TEST(Measure, SumsInTheDocumentedOrder) {
       const Segment& segment = arena.segments[s];
       if (segment.gaussian) continue;
       EXPECT_EQ(sums[s].squared_deviation, ordered_sum(segment.count, [&](std::int64_t i) {
-                  const double d = arena.mean[static_cast<std::size_t>(segment.offset + i)] - segment.prior_mean;
-                  return d * d;
+                  const float d =
+                      arena.mean[static_cast<std::size_t>(segment.offset + i)] - static_cast<float>(segment.prior_mean);
+                  return static_cast<double>(d * d);
                 }));
       EXPECT_EQ(sums[s].log_scale, 0.0);
     }
