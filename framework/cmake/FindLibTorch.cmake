@@ -76,7 +76,10 @@ find_package_handle_standard_args(LibTorch REQUIRED_VARS ${_libtorch_required} V
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   add_library(LibTorch::LibTorch INTERFACE IMPORTED)
-  target_include_directories(LibTorch::LibTorch INTERFACE ${LibTorch_INCLUDE_DIRS})
+  # LibTorch brings headers of its own fmt, of another version than the fmt that is linked: its folders are searched last.
+  foreach(_dir IN LISTS LibTorch_INCLUDE_DIRS)
+    target_compile_options(LibTorch::LibTorch INTERFACE "SHELL:-idirafter ${_dir}")
+  endforeach()
   target_link_libraries(LibTorch::LibTorch INTERFACE ${LibTorch_LIBRARIES})
   # torch/lib comes first in the run path, so its libgomp.so.1 serves the whole process: two OpenMP run-times would fight
   # over the cores. rpath-link lets the linker resolve what the libraries need in turn.

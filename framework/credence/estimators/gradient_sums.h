@@ -1,0 +1,54 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <vector>
+
+#include "credence/posteriors/posterior.h"
+
+namespace credence {
+
+/// Sums of gradients over this rank's shards, slot by slot as backward delivers them, in one fixed binary tree over the
+/// shards: with log2(shards)+1 partial sums, whatever the number of shards. Where shards or samples draw different noise
+/// the sum of eps * gradient is formed beside it.
+class GradientSums {
+ public:
+  struct Options {
+    int local_shards = 1;
+    int samples = 1;
+    bool two_sums = false;      // several draws: eps * gradient must be summed too
+    bool keep_in_place = false;  // nothing will be communicated: one pass needs no copy into an arena
+  };
+  GradientSums(Posterior& posterior, const Options& options);
+
+  void begin_step();
+  /// Before the backward pass of one shard's one sample; passes come shard by shard, sample by sample.
+  void begin_pass(const kernels::NoiseStream& noise);
+  /// One slot's gradient [shape of the slot]; true when the slot's sum over this rank is final.
+  bool take(int slot, const torch::Tensor& gradient);
+  /// After the backward pass: the first slot that received no gradient, or -1.
+  int end_pass();
+
+  /// The sum over the arena and, with two sums, that of eps * gradient: what crosses the network.
+  const torch::Tensor& sum() const { return levels_.front().sum; }
+  const torch::Tensor& scaled_sum() const { return levels_.front().scaled; }
+  /// The result for the update kernel, after the last pass (and after any reduction of sum() and scaled_sum()).
+  GradientSum result() const;
+
+ private:
+  struct Level {
+    torch::Tensor sum, scaled;
+  };
+
+  Posterior& posterior_;
+  Options options_;
+  std::vector<Level> levels_;
+  std::vector<torch::Tensor> in_place_;
+  std::vector<bool> seen_;
+  kernels::NoiseStream noise_;
+  int pass_ = 0;    // of this step
+  int depth_ = 0;   // partial sums below the present shard's
+  int merges_ = 0;  // partial sums that the present shard completes
+};
+
+}  // namespace credence

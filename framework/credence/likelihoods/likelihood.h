@@ -1,0 +1,63 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <string>
+#include <variant>
+
+#include "credence/data/data_source.h"
+
+namespace credence {
+
+/// log softmax over classes; targets are labels [B].
+struct CategoricalLikelihood {
+  std::int64_t classes = 0;
+};
+/// Independent logits; targets [B, D] in {0, 1}. Labels of two classes are one column.
+struct BernoulliLikelihood {
+  std::int64_t columns = 1;
+};
+/// Known observation noise (standard deviation); targets [B, D].
+struct GaussianLikelihood {
+  double scale = 1.0;
+  std::int64_t columns = 1;
+};
+using Likelihood = std::variant<CategoricalLikelihood, BernoulliLikelihood, GaussianLikelihood>;
+
+/// categorical | bernoulli | gaussian:STDDEV. UserError where it does not fit the examples.
+Likelihood parse_likelihood(const std::string& spec, const ExampleSpec& examples);
+
+/// Values the network must give per example.
+std::int64_t output_size(const Likelihood& likelihood);
+
+/// The batch's targets as this likelihood wants them: labels int64 [B], or values [B, D] of type `dtype`.
+/// DataError where a value is outside the likelihood's support.
+torch::Tensor target_tensor(const Likelihood& likelihood, const Batch& batch, torch::Dtype dtype);
+
+/// A batch where the network can read it.
+struct Examples {
+  torch::Tensor inputs;   // [B, input_shape...]
+  torch::Tensor targets;  // see target_tensor
+};
+/// On the CPU in float32 the inputs share the batch's memory.
+Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihood& likelihood, torch::Dtype dtype,
+                    torch::Device device);
+
+/// Mean over the batch of -log p(target | outputs), nats per example (summed over an example's columns). Scalar [].
+torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const torch::Tensor& outputs,
+                                           const torch::Tensor& targets);
+
+/// log p(target | outputs) of every example in float64, [B].
+torch::Tensor log_likelihoods(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets);
+
+/// Class probabilities in float64, [B, C]; Bernoulli gives two columns. InternalError for Gaussian.
+torch::Tensor class_probabilities(const Likelihood& likelihood, const torch::Tensor& outputs);
+
+/// How many of the batch's labels the outputs rank first; 0 for Gaussian and for several Bernoulli columns.
+std::int64_t count_correct(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets);
+
+/// Whether predictions are classes (categorical, or one Bernoulli column).
+bool is_classification(const Likelihood& likelihood);
+
+}  // namespace credence

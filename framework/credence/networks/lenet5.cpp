@@ -1,0 +1,47 @@
+#include "credence/base/errors.h"
+#include "credence/networks/initialization.h"
+#include "credence/networks/zoo.h"
+
+namespace credence {
+namespace {
+
+constexpr std::int64_t kLenetPixels = 28;
+
+/// [B, C, H, W] -> [B, outputs]. The first convolution pads by two, so that 28 px give LeNet-5's own 400 features.
+struct LeNet5Impl : torch::nn::Module {
+  LeNet5Impl(std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t outputs) {
+    using namespace torch::nn;
+    const auto features = [](std::int64_t pixels) { return (pixels / 2 - 4) / 2; };
+    conv1 = register_module("conv1", Conv2d(Conv2dOptions(channels, 6, 5).padding(2)));
+    conv2 = register_module("conv2", Conv2d(Conv2dOptions(6, 16, 5)));
+    fc1 = register_module("fc1", Linear(16 * features(height) * features(width), 120));
+    fc2 = register_module("fc2", Linear(120, 84));
+    fc3 = register_module("fc3", Linear(84, outputs));
+  }
+
+  torch::Tensor forward(torch::Tensor x) {
+    x = torch::max_pool2d(conv1(x), 2).relu_();  // [B, 6, H/2, W/2]; relu and max commute
+    x = torch::max_pool2d(conv2(x), 2).relu_();  // [B, 16, 5, 5] from 28 px
+    x = fc1(x.flatten(1)).relu_();
+    x = fc2(x).relu_();
+    return fc3(x);
+  }
+
+  torch::nn::Conv2d conv1{nullptr}, conv2{nullptr};
+  torch::nn::Linear fc1{nullptr}, fc2{nullptr}, fc3{nullptr};
+};
+TORCH_MODULE(LeNet5);
+
+}  // namespace
+
+torch::nn::AnyModule make_lenet5(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
+                                 std::uint64_t seed) {
+  require(arguments.empty(), "lenet5 takes no arguments, not '{}'", arguments);
+  require_images("lenet5", examples, kLenetPixels);
+  const auto& shape = examples.input_shape;
+  LeNet5 network(shape[0], shape[1], shape[2], outputs);
+  initialize(*network, Nonlinearity::relu, seed);
+  return torch::nn::AnyModule(network);
+}
+
+}  // namespace credence

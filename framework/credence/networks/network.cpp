@@ -1,0 +1,143 @@
+#include "credence/networks/network.h"
+
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <unordered_set>
+
+#include "credence/base/errors.h"
+#include "credence/kernels/noise.h"
+
+namespace credence {
+
+/// Shared by the hooks of all parameters, so that a sink can be exchanged without touching autograd.
+struct Network::SinkHolder {
+  GradientSink sink;
+};
+
+namespace {
+
+class GradientHook final : public torch::autograd::PostAccumulateGradHook {
+ public:
+  GradientHook(std::function<void(torch::Tensor)> take) : take_(std::move(take)) {}
+  void operator()(const torch::autograd::Variable& parameter) override {
+    torch::Tensor gradient = parameter.mutable_grad();
+    parameter.mutable_grad() = torch::Tensor();
+    take_(std::move(gradient));
+  }
+
+ private:
+  std::function<void(torch::Tensor)> take_;
+};
+
+std::int64_t padded(std::int64_t count) {
+  return (count + kernels::kNoiseGroup - 1) / kernels::kNoiseGroup * kernels::kNoiseGroup;
+}
+
+std::int64_t fan_in_of(const torch::Tensor& weight) {
+  if (weight.dim() < 2) return std::max<std::int64_t>(weight.numel(), 1);
+  return std::max<std::int64_t>(weight.numel() / weight.size(0), 1);
+}
+
+}  // namespace
+
+bool is_norm_layer(const torch::nn::Module& module) {
+  using namespace torch::nn;
+  return dynamic_cast<const BatchNorm1dImpl*>(&module) || dynamic_cast<const BatchNorm2dImpl*>(&module) ||
+         dynamic_cast<const BatchNorm3dImpl*>(&module) || dynamic_cast<const InstanceNorm1dImpl*>(&module) ||
+         dynamic_cast<const InstanceNorm2dImpl*>(&module) || dynamic_cast<const InstanceNorm3dImpl*>(&module) ||
+         dynamic_cast<const LayerNormImpl*>(&module) || dynamic_cast<const GroupNormImpl*>(&module);
+}
+
+Network::Network(torch::nn::AnyModule module, torch::Dtype dtype, torch::Device device)
+    : module_(std::move(module)), dtype_(dtype), device_(device), sink_(std::make_shared<SinkHolder>()) {
+  module_.ptr()->to(device, dtype);
+  build_layout();
+  bind_buffers();
+}
+
+Network::~Network() { sink_->sink = nullptr; }
+
+void Network::build_layout() {
+  std::unordered_set<const void*> seen;  // a parameter shared by two modules has one slot
+  for (const auto& named_module : module_.ptr()->named_modules()) {
+    const torch::nn::Module& part = *named_module.value();
+    const auto own = part.named_parameters(/*recurse=*/false);
+    const torch::Tensor* weight = own.find("weight");
+    for (const auto& item : own) {
+      torch::Tensor parameter = item.value();
+      if (!parameter.defined() || !parameter.requires_grad()) continue;
+      if (!seen.insert(parameter.unsafeGetTensorImpl()).second) continue;
+      const std::string name = named_module.key().empty() ? item.key() : named_module.key() + "." + item.key();
+      require(parameter.is_floating_point(), "parameter {} of the network is not floating point", name);
+      require(parameter.numel() > 0, "parameter {} of the network is empty", name);
+      Slot slot;
+      slot.name = name;
+      slot.shape = parameter.sizes().vec();
+      slot.offset = layout_.elements;
+      slot.count = parameter.numel();
+      slot.fan_in = fan_in_of(weight != nullptr && weight->defined() && weight->dim() >= 2 ? *weight : parameter);
+      slot.is_bias = item.key() == "bias";
+      slot.is_norm = is_norm_layer(part);
+      layout_.elements += padded(slot.count);
+      const int index = static_cast<int>(layout_.slots.size());
+      torch::autograd::impl::set_post_acc_grad_hooks(
+          parameter, std::make_unique<GradientHook>([holder = sink_, index](torch::Tensor gradient) {
+            if (holder->sink) holder->sink(index, std::move(gradient));
+          }));
+      layout_.slots.push_back(std::move(slot));
+      parameters_.push_back(parameter);
+    }
+  }
+  require(!layout_.slots.empty(), "the network has no trainable parameters");
+}
+
+void Network::bind_buffers() {
+  std::int64_t elements = 0;
+  std::vector<std::pair<std::string, torch::Tensor>> floats;
+  for (const auto& item : module_.ptr()->named_buffers()) {
+    torch::Tensor buffer = item.value();
+    if (!buffer.defined()) continue;
+    if (buffer.is_floating_point()) {
+      floats.emplace_back(item.key(), buffer);
+      elements += padded(buffer.numel());
+    } else {
+      integer_buffers_.emplace_back(item.key(), buffer);
+    }
+  }
+  buffer_arena_ = torch::zeros({elements}, torch::TensorOptions().dtype(dtype_).device(device_));
+  const torch::NoGradGuard no_grad;
+  std::int64_t offset = 0;
+  for (auto& [name, buffer] : floats) {
+    torch::Tensor view = buffer_arena_.narrow(0, offset, buffer.numel()).view(buffer.sizes());
+    view.copy_(buffer);
+    buffer.set_data(view);
+    float_buffers_.emplace_back(name, buffer);
+    offset += padded(buffer.numel());
+  }
+}
+
+torch::Tensor Network::values() const {
+  const torch::NoGradGuard no_grad;
+  torch::Tensor arena =
+      torch::zeros({layout_.elements}, torch::TensorOptions().dtype(dtype_).device(device_));
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const Slot& slot = layout_.slots[i];
+    arena.narrow(0, slot.offset, slot.count).copy_(parameters_[i].reshape({-1}));
+  }
+  return arena;
+}
+
+void Network::bind(const torch::Tensor& arena) {
+  ensure(arena.dim() == 1 && arena.numel() == layout_.elements && arena.is_contiguous() &&
+             arena.scalar_type() == dtype_ && arena.device().type() == device_.type(),
+         "arena and layout differ");
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const Slot& slot = layout_.slots[i];
+    parameters_[i].set_data(arena.narrow(0, slot.offset, slot.count).view(slot.shape));
+  }
+}
+
+void Network::set_gradient_sink(GradientSink sink) { sink_->sink = std::move(sink); }
+
+}  // namespace credence

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "credence/networks/layout.h"
+
+namespace credence {
+
+/// Any LibTorch module whose parameters can be bound to views of one flat arena. Each parameter stays its own autograd
+/// leaf, so the module needs to know nothing of posteriors, shards or ranks.
+class Network {
+ public:
+  /// Takes the module as it is (its values are the initial weights) to the given type and device.
+  /// Wrap a module of your own as `torch::nn::AnyModule(MyModule())`; its forward takes and returns one tensor.
+  /// UserError where the module has no parameters or one that is not floating point.
+  explicit Network(torch::nn::AnyModule module, torch::Dtype dtype = torch::kFloat32,
+                   torch::Device device = torch::kCPU);
+  ~Network();
+  Network(const Network&) = delete;
+  Network& operator=(const Network&) = delete;
+
+  /// [B, ...] -> [B, outputs]
+  torch::Tensor forward(const torch::Tensor& inputs) { return module_.forward(inputs); }
+  torch::nn::Module& module() { return *module_.ptr(); }
+
+  const Layout& layout() const noexcept { return layout_; }
+  torch::Dtype dtype() const noexcept { return dtype_; }
+  torch::Device device() const noexcept { return device_; }
+
+  /// A new arena [layout().elements] with the parameters' present values, padding zero.
+  torch::Tensor values() const;
+  /// Makes every parameter a view of `arena`: what is written there is what the module sees. The arena's memory must
+  /// outlive the binding.
+  void bind(const torch::Tensor& arena);
+
+  /// Receives each parameter's gradient as soon as backward has it; the tensor is the callee's, `.grad` stays empty.
+  using GradientSink = std::function<void(int slot, torch::Tensor gradient)>;
+  void set_gradient_sink(GradientSink sink);
+
+  /// Floating-point module buffers (batch-norm statistics) as views of one flat arena [elements]; may be empty.
+  const torch::Tensor& buffer_arena() const noexcept { return buffer_arena_; }
+  /// All buffers by name: views of the arena, and the integer ones themselves.
+  const std::vector<std::pair<std::string, torch::Tensor>>& float_buffers() const noexcept { return float_buffers_; }
+  const std::vector<std::pair<std::string, torch::Tensor>>& integer_buffers() const noexcept {
+    return integer_buffers_;
+  }
+
+ private:
+  struct SinkHolder;
+  void build_layout();
+  void bind_buffers();
+
+  mutable torch::nn::AnyModule module_;
+  torch::Dtype dtype_;
+  torch::Device device_;
+  Layout layout_;
+  std::vector<torch::Tensor> parameters_;  // in layout order
+  std::shared_ptr<SinkHolder> sink_;
+  torch::Tensor buffer_arena_;
+  std::vector<std::pair<std::string, torch::Tensor>> float_buffers_;
+  std::vector<std::pair<std::string, torch::Tensor>> integer_buffers_;
+};
+
+/// Whether a module is a normalisation layer, whose scale and shift are point estimates by default.
+bool is_norm_layer(const torch::nn::Module& module);
+
+}  // namespace credence

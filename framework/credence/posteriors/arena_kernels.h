@@ -1,0 +1,49 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <memory>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "credence/kernels/kernel_set.h"
+
+namespace credence {
+
+/// One tensor per segment of an arena, or its elements inside one: where the gradient of each segment begins.
+struct GradientSum {
+  std::vector<torch::Tensor> slots;  // per segment, contiguous, count elements; empty: no gradients
+  torch::Tensor scaled;              // sum of eps * gradient over the arena; undefined: rebuild from `noise`
+  kernels::NoiseStream noise;        // the one draw behind `slots` where `scaled` is undefined
+};
+
+/// Optimizer state over the arena; undefined where the rule has none.
+struct MomentArenas {
+  torch::Tensor mean_first, mean_second, scale_first, scale_second;
+};
+
+/// The kernels for tensors of one element type on one device: the bridge from LibTorch tensors to kernels::KernelSet.
+class ArenaKernels {
+ public:
+  ArenaKernels(torch::Dtype dtype, torch::Device device, int threads);
+
+  void draw(std::span<const kernels::Segment> segments, const torch::Tensor& mean, const torch::Tensor& raw_scale,
+            const kernels::NoiseStream& noise, const torch::Tensor& weights);
+  void accumulate(const kernels::Segment& segment, const torch::Tensor& gradient, const kernels::NoiseStream& noise,
+                  bool accumulate, const torch::Tensor& sum, const torch::Tensor& scaled_sum);
+  void add(const kernels::Segment& segment, const torch::Tensor& other, const torch::Tensor& sum);
+  std::vector<kernels::SegmentSums> update(std::span<const kernels::Segment> segments, const kernels::UpdateRule& rule,
+                                           const torch::Tensor& mean, const torch::Tensor& raw_scale,
+                                           const MomentArenas& moments, const GradientSum& gradient,
+                                           const torch::Tensor& next_weights, const kernels::NoiseStream& next_noise);
+  std::vector<kernels::SegmentSums> measure(std::span<const kernels::Segment> segments,
+                                            const kernels::UpdateRule& rule, const torch::Tensor& mean,
+                                            const torch::Tensor& raw_scale, const GradientSum& gradient);
+  void scales(std::span<const kernels::Segment> segments, const torch::Tensor& raw_scale, const torch::Tensor& scale);
+
+ private:
+  std::variant<std::unique_ptr<kernels::KernelSet<float>>, std::unique_ptr<kernels::KernelSet<double>>> kernels_;
+};
+
+}  // namespace credence

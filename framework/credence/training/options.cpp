@@ -1,0 +1,177 @@
+#include "credence/training/options.h"
+
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <sstream>
+
+#include "credence/base/errors.h"
+#include "credence/base/text.h"
+
+namespace credence {
+namespace {
+
+using enum OptionKind;
+
+constexpr std::array kOptions = {
+    OptionInfo{"data", "fashion-mnist", identity, false,
+               "fashion-mnist[:DIR] | mnist:DIR | moons | csv:FILE: what to train on"},
+    OptionInfo{"augment", "none", identity, false, "none | flip | crop:PIXELS | crop:PIXELS,flip"},
+    OptionInfo{"network", "lenet5", identity, false,
+               "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | resnet20 | linear[:nobias] | constant"},
+    OptionInfo{"likelihood", "", identity, false,
+               "categorical | bernoulli | gaussian:STDDEV; default: categorical for labels, gaussian:1 for real targets"},
+    OptionInfo{"posterior", "mean-field", identity, true,
+               "mean-field | point; also REGEX=mean-field|point for the tensors whose name matches"},
+    OptionInfo{"prior", "normal:1", identity, true,
+               "normal:STDDEV | normal:fan-in | none; also REGEX=PRIOR for the tensors whose name matches"},
+    OptionInfo{"initial-scale", "0.0067", identity, false, "standard deviation of every Gaussian weight at the start"},
+    OptionInfo{"estimator", "reparam", identity, false, "reparam: reparameterised weight noise"},
+    OptionInfo{"noise", "shared", identity, false, "shared | shard | antithetic: who draws the same weights in a step"},
+    OptionInfo{"weight-samples", "1", identity, false, "weight draws per shard and step"},
+    OptionInfo{"kl-weight", "1", identity, false, "L in NLL + L * KL"},
+    OptionInfo{"temperature", "1", identity, false, "T in NLL + E[-log p(w)] - T * H[q] (cold posterior below 1)"},
+    OptionInfo{"kl-warmup", "0", identity, false, "fraction of the run over which the KL weight rises from 0"},
+    OptionInfo{"optimizer", "adam", identity, false, "adam | sgd"},
+    OptionInfo{"lr", "", identity, false, "learning rate of the means; default: 5e-3 for adam, 0.1 for sgd"},
+    OptionInfo{"scale-lr", "", identity, false, "learning rate of the raw scales; default: that of the means"},
+    OptionInfo{"lr-schedule", "cosine", identity, false, "cosine | constant | step:EPOCH,EPOCH,...[:FACTOR]"},
+    OptionInfo{"lr-warmup", "0", identity, false, "epochs over which the learning rate rises linearly"},
+    OptionInfo{"beta1", "0.9", identity, false, "Adam's decay of the first moment"},
+    OptionInfo{"beta2", "0.999", identity, false, "Adam's decay of the second moment"},
+    OptionInfo{"epsilon", "1e-8", identity, false, "Adam's epsilon"},
+    OptionInfo{"momentum", "0.9", identity, false, "momentum of sgd"},
+    OptionInfo{"clip-norm", "0", identity, false, "largest global norm of the gradient; 0: no clipping"},
+    OptionInfo{"batch", "256", identity, false, "global batch: examples per step, over all ranks"},
+    OptionInfo{"shards", "", identity, false,
+               "equal parts of the batch, which name data and noise; default: the number of ranks at the first start"},
+    OptionInfo{"seed", "0", identity, false, "everything random follows from it"},
+    OptionInfo{"precision", "float32", identity, false, "float32 | float64"},
+    OptionInfo{"reduction", "", identity, false,
+               "tree | fast: fixed order (same bits on any number of ranks) or the library's; default: tree over MPI, fast "
+               "over NCCL"},
+    OptionInfo{"epochs", "10", horizon, false, "passes over the training set"},
+    OptionInfo{"steps", "", horizon, false, "steps in all, instead of epochs"},
+    OptionInfo{"checkpoint-every", "0", machine, false, "steps between checkpoints; 0: every epoch"},
+    OptionInfo{"keep", "3", machine, false, "newest checkpoints that are kept, at least 2"},
+    OptionInfo{"log-every", "100", machine, false, "steps between progress lines"},
+    OptionInfo{"threads", "", machine, false,
+               "per rank; default: OMP_NUM_THREADS, else the cores that this rank may use shared among local ranks"},
+    OptionInfo{"device", "auto", machine, false, "auto | cpu | cuda"},
+    OptionInfo{"backend", "auto", machine, false, "auto | mpi | nccl"},
+    OptionInfo{"timeout-seconds", "300", machine, false, "longest wait for another rank"},
+    OptionInfo{"stop-after", "0", machine, false,
+               "stop with a checkpoint (exit code 75) once so many steps of the run are completed; 0: never"},
+    OptionInfo{"progress", "auto", machine, false, "auto | plain | none"},
+};
+
+std::string trimmed(std::string_view text) {
+  const auto first = text.find_first_not_of(" \t\r");
+  if (first == std::string_view::npos) return {};
+  return std::string(text.substr(first, text.find_last_not_of(" \t\r") - first + 1));
+}
+
+std::vector<std::string> option_names() {
+  std::vector<std::string> names;
+  for (const OptionInfo& option : kOptions) names.emplace_back(option.name);
+  return names;
+}
+
+/// Whether two values mean the same: "5e-3" and "0.005" do.
+bool same_value(const std::string& a, const std::string& b) {
+  if (a == b) return true;
+  double x = 0.0;
+  double y = 0.0;
+  const auto whole = [](const std::string& text, double& value) {
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    return error == std::errc{} && end == text.data() + text.size() && !text.empty();
+  };
+  return whole(a, x) && whole(b, y) && x == y;
+}
+
+bool same_values(const std::vector<std::string>& a, const std::vector<std::string>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), same_value);
+}
+
+}  // namespace
+
+std::span<const OptionInfo> training_options() { return kOptions; }
+
+const OptionInfo* find_option(std::string_view name) {
+  for (const OptionInfo& option : kOptions) {
+    if (option.name == name) return &option;
+  }
+  return nullptr;
+}
+
+std::string OptionValues::text(const std::string& name) const {
+  const auto values = texts(name);
+  return values.empty() ? std::string() : values.back();
+}
+
+std::vector<std::string> OptionValues::texts(const std::string& name) const {
+  if (const auto found = values_.find(name); found != values_.end()) return found->second;
+  const OptionInfo* info = find_option(name);
+  ensure(info != nullptr, "an option that does not exist was asked for");
+  if (info->fallback.empty()) return {};
+  return {std::string(info->fallback)};
+}
+
+double OptionValues::number(const std::string& name) const { return parse_number(text(name), "--" + name); }
+
+std::int64_t OptionValues::integer(const std::string& name) const { return parse_integer(text(name), "--" + name); }
+
+std::string to_ini(const OptionValues& values, bool machine_options) {
+  std::string ini;
+  for (const OptionInfo& option : kOptions) {
+    if (option.kind == OptionKind::machine && !machine_options) continue;
+    for (const std::string& value : values.texts(std::string(option.name))) {
+      ini += fmt::format("{} = {}\n", option.name, value);
+    }
+  }
+  return ini;
+}
+
+OptionValues from_ini(const std::string& text, const std::string& origin) {
+  std::map<std::string, std::vector<std::string>> values;
+  std::istringstream lines(text);
+  std::string line;
+  for (int number = 1; std::getline(lines, line); ++number) {
+    const std::string content = trimmed(line);
+    if (content.empty() || content.front() == '#' || content.front() == '[') continue;
+    const auto equals = content.find('=');
+    require(equals != std::string::npos, "{}, line {}: expected 'name = value', not '{}'", origin, number, content);
+    const std::string name = trimmed(std::string_view(content).substr(0, equals));
+    const OptionInfo* info = find_option(name);
+    if (info == nullptr) refuse_unknown(fmt::format("option in {}, line {}:", origin, number), name, option_names());
+    require(info->repeated || !values.contains(name), "{}, line {}: option {} is given twice", origin, number, name);
+    values[name].push_back(trimmed(std::string_view(content).substr(equals + 1)));
+  }
+  OptionValues result;
+  for (auto& [name, list] : values) result.set(name, std::move(list));
+  return result;
+}
+
+OptionValues merge_for_resume(const OptionValues& recorded, const OptionValues& given) {
+  OptionValues merged = recorded;
+  std::vector<std::string> differences;
+  for (const auto& [name, values] : given.all()) {
+    const OptionInfo* info = find_option(name);
+    if (info != nullptr && info->kind == OptionKind::identity &&
+        !same_values(recorded.texts(name), values)) {
+      differences.push_back(fmt::format("--{} is {} here and was {} in the run", name, fmt::join(values, " "),
+                                        fmt::join(recorded.texts(name), " ")));
+    }
+    merged.set(name, values);
+  }
+  require(differences.empty(), "this run was started with other options: {}; leave them out to continue it, or start anew "
+                               "with --overwrite or another --out",
+          fmt::join(differences, "; "));
+  if (given.given("epochs") && !given.given("steps")) merged.set("steps", {});
+  return merged;
+}
+
+}  // namespace credence

@@ -1,0 +1,251 @@
+#include "credence/training/run_state.h"
+
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <functional>
+
+#include "credence/base/errors.h"
+#include "credence/base/text.h"
+#include "credence/priors/prior.h"
+
+namespace credence {
+namespace {
+
+DType dtype_of_tensor(const torch::Tensor& tensor) {
+  if (tensor.scalar_type() == torch::kFloat64) return DType::float64;
+  if (tensor.scalar_type() == torch::kInt64) return DType::int64;
+  ensure(tensor.scalar_type() == torch::kFloat32, "a checkpoint holds float32, float64 and int64 only");
+  return DType::float32;
+}
+
+/// One named part of an arena.
+struct ArenaPart {
+  std::string name;
+  torch::Tensor arena;
+  const Slot* slot;
+};
+
+/// Every part of the posterior's and the optimizer's arenas, as stored: raw values, not the derived scale.
+std::vector<ArenaPart> arena_parts(const Network& network, const Posterior& posterior, const Optimizer* optimizer) {
+  std::vector<ArenaPart> parts;
+  const auto& slots = network.layout().slots;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const bool gaussian = posterior.segments()[i].gaussian;
+    parts.push_back({"posterior/" + slots[i].name + "/mean", posterior.mean(), &slots[i]});
+    if (gaussian) parts.push_back({"posterior/" + slots[i].name + "/raw_scale", posterior.raw_scale(), &slots[i]});
+    if (optimizer == nullptr) continue;
+    for (const auto& [name, arena] : optimizer->state()) {
+      if (gaussian || !name.starts_with("scale_")) {
+        parts.push_back({"optimizer/" + name + "/" + slots[i].name, arena, &slots[i]});
+      }
+    }
+  }
+  return parts;
+}
+
+ArrayView view_of(const std::string& name, const torch::Tensor& host, const std::vector<std::int64_t>& shape,
+                  std::int64_t offset) {
+  auto* data = static_cast<std::byte*>(host.data_ptr()) + static_cast<std::size_t>(offset) * host.element_size();
+  return {name, dtype_of_tensor(host), shape, data};
+}
+
+void fill_arena_part(const Checkpoint& checkpoint, const ArenaPart& part) {
+  require(checkpoint.contains(part.name),
+          "{} holds no {}: it was made with another network, posterior or optimizer", checkpoint.file().string(),
+          part.name);
+  torch::Tensor host = torch::empty(part.slot->shape, part.arena.options().device(torch::kCPU));
+  const ArrayView target = view_of(part.name, host, part.slot->shape, 0);
+  for (const ArrayView& stored : checkpoint.arrays()) {
+    if (stored.name == part.name) {
+      require(stored.shape == target.shape && stored.dtype == target.dtype,
+              "{} in {} has another shape or type than the network: it was made with another network or precision",
+              part.name, checkpoint.file().string());
+    }
+  }
+  checkpoint.read(target);
+  torch::Tensor arena = part.arena;
+  arena.narrow(0, part.slot->offset, part.slot->count).copy_(host.flatten());
+}
+
+void restore_buffers(const Checkpoint& checkpoint, Network& network) {
+  const auto fill = [&](const std::string& name, torch::Tensor buffer) {
+    const std::string path = "buffers/" + name;
+    require(checkpoint.contains(path), "{} holds no {}: it was made with another network", checkpoint.file().string(),
+            path);
+    torch::Tensor host = torch::empty(buffer.sizes(), buffer.options().device(torch::kCPU));
+    checkpoint.read(view_of(path, host, buffer.sizes().vec(), 0));
+    buffer.copy_(host);
+  };
+  for (const auto& [name, buffer] : network.float_buffers()) fill(name, buffer);
+  for (const auto& [name, buffer] : network.integer_buffers()) fill(name, buffer);
+}
+
+template <class T>
+std::string join_numbers(const std::vector<T>& numbers) {
+  return fmt::format("{}", fmt::join(numbers, ","));
+}
+
+std::vector<double> split_numbers(const std::string& text) {
+  std::vector<double> numbers;
+  for (const std::string& part : split(text, ',')) numbers.push_back(parse_number(part, "a recorded number"));
+  return numbers;
+}
+
+std::string text_attribute(const Checkpoint& checkpoint, const std::string& name) {
+  const auto found = checkpoint.attributes().find(name);
+  if (found == checkpoint.attributes().end() || !std::holds_alternative<std::string>(found->second)) {
+    throw DataError(fmt::format("{} lacks the attribute {}", checkpoint.file().string(), name));
+  }
+  return std::get<std::string>(found->second);
+}
+
+void describe_tensors(const RunState& state, CheckpointContents& contents) {
+  const auto& slots = state.network.layout().slots;
+  const auto sums = state.posterior.measure();
+  double total = 0.0;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const kernels::Segment& segment = state.posterior.segments()[i];
+    auto& attributes = contents.array_attributes["posterior/" + slots[i].name];
+    attributes["family"] = std::string(segment.gaussian ? "gaussian" : "point");
+    attributes["prior_mean"] = segment.prior_mean;
+    attributes["prior_scale"] = segment.prior_scale;
+    if (!segment.gaussian) continue;
+    const double kl = kl_nats(segment, sums[i]);
+    attributes["kl"] = kl;
+    total += kl;
+  }
+  if (state.posterior.has_gaussian()) contents.attributes["kl"] = total;
+}
+
+}  // namespace
+
+Snapshot take_snapshot(const RunState& state, const RunIdentity& identity) {
+  Snapshot snapshot;
+  CheckpointContents& contents = snapshot.contents;
+  contents.config = identity.config;
+  contents.attributes = {{"step", state.step},
+                         {"epoch", state.epoch},
+                         {"seed", static_cast<std::int64_t>(identity.seed)},
+                         {"shards", std::int64_t{identity.shards}},
+                         {"world_size", std::int64_t{identity.world_size}},
+                         {"threads", std::int64_t{identity.threads}},
+                         {"dataset_size", identity.dataset_size},
+                         {"dataset_digest", identity.dataset_digest},
+                         {"bound", identity.bound},
+                         {"input_shape", join_numbers(identity.examples.input_shape)},
+                         {"classes", identity.examples.classes},
+                         {"target_size", identity.examples.target_size},
+                         {"class_names", fmt::format("{}", fmt::join(identity.examples.class_names, "\n"))},
+                         {"normalization_mean", join_numbers(identity.examples.normalization.mean)},
+                         {"normalization_deviation", join_numbers(identity.examples.normalization.deviation)},
+                         {"finished", std::int64_t{state.finished ? 1 : 0}}};
+  describe_tensors(state, contents);
+
+  std::map<const void*, torch::Tensor> host_copies;  // one per arena, not one per tensor
+  const auto on_host = [&](const torch::Tensor& arena) -> const torch::Tensor& {
+    auto [entry, added] = host_copies.try_emplace(arena.data_ptr());
+    if (added) {
+      entry->second = arena.cpu();
+      snapshot.owned.push_back(entry->second);
+    }
+    return entry->second;
+  };
+  for (const ArenaPart& part : arena_parts(state.network, state.posterior, &state.optimizer)) {
+    contents.arrays.push_back(view_of(part.name, on_host(part.arena), part.slot->shape, part.slot->offset));
+  }
+  if (state.posterior.has_gaussian()) {
+    const torch::Tensor scales = state.posterior.scales().cpu();
+    snapshot.owned.push_back(scales);
+    const auto& slots = state.network.layout().slots;
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      if (!state.posterior.segments()[i].gaussian) continue;
+      contents.arrays.push_back(
+          view_of("posterior/" + slots[i].name + "/scale", scales, slots[i].shape, slots[i].offset));
+    }
+  }
+  const auto add_buffer = [&](const std::string& name, const torch::Tensor& buffer) {
+    const torch::Tensor host = buffer.cpu().contiguous();
+    snapshot.owned.push_back(host);
+    contents.arrays.push_back(view_of("buffers/" + name, host, host.sizes().vec(), 0));
+  };
+  for (const auto& [name, buffer] : state.network.float_buffers()) add_buffer(name, buffer);
+  for (const auto& [name, buffer] : state.network.integer_buffers()) add_buffer(name, buffer);
+  for (const History::Column& column : state.history.columns()) {
+    contents.arrays.push_back({column.path,
+                               DType::float64,
+                               {static_cast<std::int64_t>(column.values.size())},
+                               const_cast<double*>(column.values.data())});
+  }
+  return snapshot;
+}
+
+ExampleSpec examples_of(const Checkpoint& checkpoint) {
+  ExampleSpec examples;
+  for (const double size : split_numbers(text_attribute(checkpoint, "input_shape"))) {
+    examples.input_shape.push_back(static_cast<std::int64_t>(size));
+  }
+  examples.classes = checkpoint.integer("classes");
+  examples.target_size = checkpoint.integer("target_size");
+  examples.class_names = split(text_attribute(checkpoint, "class_names"), '\n');
+  examples.normalization = {split_numbers(text_attribute(checkpoint, "normalization_mean")),
+                            split_numbers(text_attribute(checkpoint, "normalization_deviation"))};
+  return examples;
+}
+
+void broadcast_state(RunState& state, Communicator& communicator) {
+  if (communicator.size() == 1) return;
+  const torch::NoGradGuard no_grad;
+  const auto send = [&](const torch::Tensor& tensor) {
+    if (!tensor.defined() || tensor.numel() == 0) return;
+    torch::Tensor host = tensor.cpu().contiguous();
+    communicator.broadcast({host.data_ptr(), host.numel(), dtype_of_tensor(host), Device::cpu}, 0).wait();
+    torch::Tensor target = tensor;
+    if (target.data_ptr() != host.data_ptr()) target.copy_(host);
+  };
+  send(state.posterior.mean());
+  send(state.posterior.raw_scale());
+  for (const auto& [name, arena] : state.optimizer.state()) send(arena);
+  send(state.network.buffer_arena());
+  for (const auto& [name, buffer] : state.network.integer_buffers()) send(buffer);
+
+  std::int64_t counts[] = {state.step, state.history.size()};
+  communicator.broadcast({counts, 2, DType::int64, Device::cpu}, 0).wait();
+  for (History::Column& column : state.history.columns()) {
+    column.values.resize(static_cast<std::size_t>(counts[1]));
+    if (counts[1] == 0) continue;
+    communicator.broadcast({column.values.data(), counts[1], DType::float64, Device::cpu}, 0).wait();
+  }
+  state.step = counts[0];
+  state.epoch = counts[1] > 0 ? state.history.column("history/epoch").back() : 0.0;
+  state.posterior.set_drawn(std::nullopt);
+}
+
+void restore_posterior(const Checkpoint& checkpoint, Network& network, Posterior& posterior) {
+  const torch::NoGradGuard no_grad;
+  for (const ArenaPart& part : arena_parts(network, posterior, nullptr)) fill_arena_part(checkpoint, part);
+  posterior.set_drawn(std::nullopt);
+  restore_buffers(checkpoint, network);
+}
+
+void restore(const Checkpoint& checkpoint, const RunIdentity& identity, RunState& state) {
+  const std::string file = checkpoint.file().string();
+  const std::int64_t size = checkpoint.integer("dataset_size");
+  require(size == identity.dataset_size, "{} was trained on {} examples, and these data have {}", file, size,
+          identity.dataset_size);
+  require(text_attribute(checkpoint, "dataset_digest") == identity.dataset_digest,
+          "{} was trained on data of other content than these", file);
+  const torch::NoGradGuard no_grad;
+  for (const ArenaPart& part : arena_parts(state.network, state.posterior, &state.optimizer)) {
+    fill_arena_part(checkpoint, part);
+  }
+  state.posterior.set_drawn(std::nullopt);
+  restore_buffers(checkpoint, state.network);
+  for (History::Column& column : state.history.columns()) {
+    column.values = checkpoint.read_doubles(column.path);
+  }
+  state.step = checkpoint.integer("step");
+  state.epoch = state.history.size() > 0 ? state.history.column("history/epoch").back() : 0.0;
+}
+
+}  // namespace credence

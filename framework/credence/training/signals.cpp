@@ -1,0 +1,38 @@
+#include "credence/training/signals.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <ctime>
+
+#include "credence/base/errors.h"
+
+namespace credence {
+namespace {
+
+std::atomic<std::time_t> first_request{0};
+static_assert(std::atomic<std::time_t>::is_always_lock_free, "the handler may use it");
+
+void handle_stop(int signal) {
+  std::time_t now = std::time(nullptr);
+  std::time_t earlier = 0;
+  if (first_request.compare_exchange_strong(earlier, now)) return;
+  if (signal != SIGUSR2 && now - earlier > 1) _exit(static_cast<int>(ExitCode::stopped));
+}
+
+}  // namespace
+
+void install_signal_handlers() {
+  struct sigaction action {};
+  action.sa_handler = handle_stop;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  for (const int signal : {SIGUSR2, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
+  std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
+}
+
+bool stop_requested() { return first_request.load() != 0; }
+
+}  // namespace credence

@@ -1,0 +1,195 @@
+#include "credence/training/train.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <optional>
+
+#include "credence/base/errors.h"
+#include "credence/base/log.h"
+#include "credence/base/stopwatch.h"
+#include "credence/checkpoint/background_writer.h"
+#include "credence/training/signals.h"
+
+namespace credence {
+namespace {
+
+constexpr int kFailedSavesAllowed = 3;
+// A loss this many times that of the first step, for this many steps in a row, will not come back.
+constexpr double kDivergedFactor = 1000.0;
+constexpr std::int64_t kDivergedSteps = 10;
+
+enum Flag : std::size_t { kStop, kSavesFailed, kFlags };
+
+/// Names the shards whose loss is not finite and the first such tensor. Collective.
+[[noreturn]] void report_not_finite(const TrainingParts& parts, const RunState& state, const char* what) {
+  std::string mine;
+  const GradientSum gradient = parts.estimator.gradient();
+  const auto& slots = state.network.layout().slots;
+  for (std::size_t i = 0; i < slots.size() && mine.empty(); ++i) {
+    if (!gradient.slots[i].isfinite().all().item<bool>()) mine = slots[i].name;
+  }
+  const std::string tensor = parts.communicator.broadcast_text(mine, 0);
+  const std::string shards = fmt::format("{}", fmt::join(parts.estimator.shards_not_finite(), ", "));
+  std::string where;
+  for (const std::string& text : parts.communicator.gather_texts(shards)) {
+    if (!text.empty()) where += (where.empty() ? "" : ", ") + text;
+  }
+  throw NumericalError(fmt::format(
+      "{} at step {} is not finite{}{}; a smaller --lr or --clip-norm may help", what, state.step + 1,
+      where.empty() ? "" : " (shard " + where + ")",
+      tensor.empty() ? "" : ", and the first tensor whose gradient is not finite is " + tensor));
+}
+
+/// Whether the loss has stayed beyond recovery. A function of the history, so every rank and every resume agree.
+void check_divergence(const RunState& state) {
+  const std::vector<double>& log_likelihood = state.history.column("history/expected_log_likelihood");
+  const auto size = static_cast<std::int64_t>(log_likelihood.size());
+  if (size <= kDivergedSteps) return;
+  const double limit = kDivergedFactor * log_likelihood.front();
+  const bool diverged = log_likelihood.front() < 0.0 &&
+                        std::all_of(log_likelihood.end() - kDivergedSteps, log_likelihood.end(),
+                                    [&](double value) { return value < limit; });
+  if (!diverged) return;
+  throw NumericalError(fmt::format("the loss has been over {} times that of the first step for {} steps, up to step {}: "
+                                   "training diverged; a smaller --lr or --clip-norm may help",
+                                   kDivergedFactor, kDivergedSteps, state.step));
+}
+
+/// Saving, as training sees it: on rank 0 a background writer, elsewhere nothing.
+class Saver {
+ public:
+  Saver(const TrainingOptions& options, const RunIdentity& identity, Communicator& communicator)
+      : identity_(identity), communicator_(communicator) {
+    if (communicator.rank() == 0) writer_ = std::make_unique<BackgroundWriter>(options.directory, options.keep);
+  }
+
+  void save(const RunState& state) {
+    if (!writer_) return;
+    const Stopwatch watch;
+    const Snapshot snapshot = take_snapshot(state, identity_);
+    writer_->submit(state.step, snapshot.contents);
+    blocked_seconds_ += watch.seconds();
+  }
+
+  /// Failed saves in a row as rank 0 knows; reports new ones.
+  int failures() {
+    if (!writer_) return 0;
+    if (const auto message = writer_->take_failure()) {
+      last_failure_ = *message;
+      log_warning("a checkpoint could not be saved ({} in a row): {}", writer_->consecutive_failures(), *message);
+    }
+    return writer_->consecutive_failures();
+  }
+
+  [[noreturn]] void give_up() {
+    throw StorageError(communicator_.broadcast_text(
+        fmt::format("{} checkpoints in a row could not be saved: {}", kFailedSavesAllowed, last_failure_), 0));
+  }
+
+  /// The run's last checkpoint: waits until it is published, trying again where that fails. Collective.
+  void save_last(const RunState& state) {
+    for (;;) {
+      int failed = 0;
+      if (writer_) {
+        if (writer_->published_step() != state.step) save(state);
+        writer_->drain();
+        failed = failures();
+        if (writer_->published_step() == state.step) failed = 0;
+      }
+      if (communicator_.any(failed >= kFailedSavesAllowed)) give_up();
+      if (!communicator_.any(failed > 0)) return;
+    }
+  }
+
+  double blocked_seconds() const { return blocked_seconds_; }
+
+ private:
+  const RunIdentity& identity_;
+  Communicator& communicator_;
+  std::unique_ptr<BackgroundWriter> writer_;
+  std::string last_failure_;
+  double blocked_seconds_ = 0.0;
+};
+
+ScheduleTime time_of(const TrainingParts& parts, const TrainingOptions& options, std::int64_t step) {
+  return {.step = step,
+          .total_steps = options.total_steps,
+          .epoch = parts.plan.epochs(step),
+          .warmup_steps = options.lr_warmup_steps};
+}
+
+}  // namespace
+
+Outcome train(const TrainingParts& parts, const TrainingOptions& options, const RunIdentity& identity, RunState& state,
+              const std::function<void(const StepReport&)>& report) {
+  Saver saver(options, identity, parts.communicator);
+  const double seconds_before =
+      state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0;
+  const Stopwatch run_watch;
+  bool stopping = stop_requested() && state.step < options.total_steps;
+  stopping = parts.communicator.any(stopping);
+
+  while (state.step < options.total_steps && !stopping) {
+    const double data_before = parts.loader.waited_seconds();
+    const double communication_before = parts.estimator.waited_seconds();
+    const double saving_before = saver.blocked_seconds();
+    const int failed_saves = saver.failures();
+    const double flags[kFlags] = {stop_requested() ? 1.0 : 0.0, failed_saves >= kFailedSavesAllowed ? 1.0 : 0.0};
+
+    const StepTotals totals = parts.estimator.run(
+        state.step,
+        [&] {
+          return to_tensors(parts.loader.next(), parts.source.spec(), parts.likelihood, state.network.dtype(),
+                            state.network.device());
+        },
+        flags);
+    if (totals.flags[kSavesFailed] > 0.0) saver.give_up();
+    if (!totals.finite) report_not_finite(parts, state, "the loss");
+
+    const Objective::Weights weights = options.objective.weights(state.step);
+    const double factor = learning_rate_factor(options.schedule, time_of(parts, options, state.step));
+    const bool last = state.step + 1 == options.total_steps;
+    const Optimizer::Result update = state.optimizer.step(
+        parts.estimator.gradient(),
+        {.number = state.step,
+         .learning_rate_factor = factor,
+         .gradient_multiplier = parts.estimator.gradient_multiplier(),
+         .weights = weights,
+         .dataset_size = options.objective.dataset_size,
+         .next_draw = last ? std::nullopt : std::optional(parts.estimator.first_draw(state.step + 1))});
+    if (!std::isfinite(update.gradient_norm)) report_not_finite(parts, state, "the gradient");
+    const ObjectiveValue value = evaluate_objective(options.objective, weights, totals.mean_nll,
+                                                    state.posterior.segments(), update.sums);
+
+    ++state.step;
+    state.epoch = parts.plan.epochs(state.step);
+    state.finished = state.step == options.total_steps;
+    const StepRecord record{.step = state.step,
+                            .epoch = state.epoch,
+                            .elbo = value.elbo,
+                            .objective = value.objective,
+                            .expected_log_likelihood = value.expected_log_likelihood,
+                            .kl = value.kl,
+                            .learning_rate = state.optimizer.options().learning_rate * factor,
+                            .gradient_norm = update.gradient_norm,
+                            .accuracy = totals.accuracy,
+                            .seconds = seconds_before + run_watch.seconds(),
+                            .data_seconds = parts.loader.waited_seconds() - data_before,
+                            .communication_seconds = parts.estimator.waited_seconds() - communication_before,
+                            .checkpoint_seconds = saver.blocked_seconds() - saving_before};
+    state.history.append(record);
+    check_divergence(state);
+    stopping = totals.flags[kStop] > 0.0 || (options.stop_after > 0 && state.step >= options.stop_after);
+    if (!state.finished && !stopping && options.checkpoint_every > 0 && state.step % options.checkpoint_every == 0) {
+      saver.save(state);
+    }
+    report({record, options.total_steps});
+  }
+  saver.save_last(state);
+  return state.finished ? Outcome::finished : Outcome::stopped;
+}
+
+}  // namespace credence

@@ -1,0 +1,212 @@
+#include "assembly.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+
+#include "credence/base/errors.h"
+#include "credence/base/log.h"
+#include "credence/base/text.h"
+#include "credence/networks/zoo.h"
+#include "credence/training/run_state.h"
+
+namespace credence {
+namespace {
+
+/// The cores that this process may use, as text that is equal for equal sets.
+std::string affinity_text(int& cores) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  cores = 1;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return "unknown";
+  cores = std::max(CPU_COUNT(&set), 1);
+  std::string text = host_name() + ":";
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &set)) text += fmt::format(" {}", core);
+  }
+  return text;
+}
+
+torch::Device choose_device(const std::string& choice, const MpiSession& session) {
+  const std::vector<std::string> known = {"auto", "cpu", "cuda"};
+  if (std::find(known.begin(), known.end(), choice) == known.end()) refuse_unknown("device", choice, known);
+  const bool present = kernels::cuda_available();
+  require(choice != "cuda" || present, "--device cuda: this build has no CUDA kernels or finds no CUDA device here; "
+                                       "see credence doctor");
+  if (choice == "cpu" || !present) return torch::kCPU;
+  const auto devices = static_cast<int>(torch::cuda::device_count());
+  return torch::Device(torch::kCUDA, static_cast<torch::DeviceIndex>(session.local_rank() % std::max(devices, 1)));
+}
+
+bool choose_nccl(const std::string& choice, torch::Device device, const MpiSession& session) {
+  const std::vector<std::string> known = {"auto", "mpi", "nccl"};
+  if (std::find(known.begin(), known.end(), choice) == known.end()) refuse_unknown("backend", choice, known);
+  require(choice != "nccl" || device.is_cuda(), "--backend nccl needs --device cuda");
+  require(choice != "nccl" || nccl_available(), "--backend nccl: this build has no NCCL; see credence doctor");
+  if (choice == "mpi" || !device.is_cuda() || session.size() == 1) return false;
+  // NCCL refuses two ranks on one device.
+  const bool device_each = session.local_size() <= static_cast<int>(torch::cuda::device_count());
+  require(choice != "nccl" || device_each, "--backend nccl needs a device for each of the {} ranks of this host; use "
+                                           "--backend mpi to share one", session.local_size());
+  return nccl_available() && device_each;
+}
+
+double timeout_of(const OptionValues& values) {
+  const double seconds = values.number("timeout-seconds");
+  require(seconds > 0.0, "--timeout-seconds must be positive, not {}", seconds);
+  return seconds;
+}
+
+torch::Dtype precision_of(const OptionValues& values) {
+  const std::string precision = values.text("precision");
+  const std::vector<std::string> known = {"float32", "float64"};
+  if (std::find(known.begin(), known.end(), precision) == known.end()) refuse_unknown("precision", precision, known);
+  return precision == "float64" ? torch::kFloat64 : torch::kFloat32;
+}
+
+double in_range(const OptionValues& values, const std::string& name, double low, double high) {
+  const double value = values.number(name);
+  require(value >= low && value <= high, "--{} must be between {} and {}, not {}", name, low, high, value);
+  return value;
+}
+
+}  // namespace
+
+Machine choose_machine(const OptionValues& values, MpiSession& session, Communicator& control) {
+  Machine machine;
+  int cores = 1;
+  const std::string mine = affinity_text(cores);
+  const auto masks = control.gather_texts(mine);
+  const int sharing = static_cast<int>(std::count(masks.begin(), masks.end(), mine));
+  if (values.given("threads")) {
+    const std::int64_t threads = values.integer("threads");
+    require(threads >= 1 && threads <= 4096, "--threads must be between 1 and 4096, not {}", threads);
+    machine.threads = static_cast<int>(threads);
+  } else if (const char* variable = std::getenv("OMP_NUM_THREADS"); variable != nullptr && std::atoi(variable) > 0) {
+    machine.threads = std::atoi(variable);
+  } else {
+    machine.threads = std::max(cores / sharing, 1);
+  }
+  machine.spare_core = cores > machine.threads * sharing;
+  at::set_num_threads(machine.threads);
+  machine.device = choose_device(values.text("device"), session);
+  machine.nccl = choose_nccl(values.text("backend"), machine.device, session);
+  return machine;
+}
+
+std::unique_ptr<Communicator> make_control_communicator(const OptionValues& values, MpiSession& session) {
+  if (session.size() == 1) return make_self_communicator();
+  return make_mpi_communicator(session, {.order = ReductionOrder::fast, .timeout_seconds = timeout_of(values)});
+}
+
+std::unique_ptr<Communicator> make_training_communicator(const OptionValues& values, const Machine& machine,
+                                                         MpiSession& session) {
+  const ReductionOrder order = values.text("reduction") == "tree" ? ReductionOrder::tree : ReductionOrder::fast;
+  if (session.size() == 1) return make_self_communicator();
+  if (machine.nccl) {
+    return make_nccl_communicator(
+        session, {.order = order, .timeout_seconds = timeout_of(values), .device = machine.device.index()});
+  }
+  return make_mpi_communicator(
+      session, {.order = order, .timeout_seconds = timeout_of(values), .progress_thread = machine.spare_core});
+}
+
+void resolve(OptionValues& values, const ExampleSpec& examples, const Machine& machine, int ranks) {
+  const auto settle = [&](const std::string& name, const std::string& value) {
+    if (values.text(name).empty()) values.set(name, {value});
+  };
+  settle("likelihood", examples.classes > 0 ? "categorical" : "gaussian:1");
+  settle("lr", values.text("optimizer") == "sgd" ? "0.1" : "5e-3");
+  settle("scale-lr", values.text("lr"));
+  settle("reduction", machine.nccl ? "fast" : "tree");
+  const std::string reduction = values.text("reduction");
+  const std::vector<std::string> known = {"tree", "fast"};
+  if (std::find(known.begin(), known.end(), reduction) == known.end()) refuse_unknown("reduction", reduction, known);
+  const bool tree = reduction == "tree";
+  settle("shards", fmt::format("{}", tree ? std::bit_ceil(static_cast<unsigned>(ranks)) : static_cast<unsigned>(ranks)));
+  const std::int64_t shards = values.integer("shards");
+  require(shards >= 1, "--shards must be at least 1, not {}", shards);
+  require(!tree || std::has_single_bit(static_cast<std::uint64_t>(shards)),
+          "--reduction tree needs a power of two of shards, and --shards is {}; use a power of two, or --reduction fast",
+          shards);
+  require(shards % ranks == 0,
+          "--shards {} cannot be dealt to {} ranks evenly; start a number of ranks that divides the shards", shards,
+          ranks);
+  require(in_range(values, "kl-weight", 0.0, 1e12) == 1.0 || in_range(values, "temperature", 0.0, 1e12) == 1.0,
+          "--kl-weight and --temperature are two ways to change the objective; use one of them");
+  in_range(values, "kl-warmup", 0.0, 1.0);
+  const std::int64_t seed = values.integer("seed");
+  require(seed >= 0 && seed < (std::int64_t{1} << 56), "--seed must be between 0 and 2^56 - 1, not {}", seed);
+  const std::string estimator = values.text("estimator");
+  const std::vector<std::string> estimators = {"reparam"};
+  if (estimator != estimators[0]) refuse_unknown("estimator", estimator, estimators);
+}
+
+Model build_model(const OptionValues& values, const ExampleSpec& examples, const Machine& machine) {
+  Model model;
+  model.likelihood = parse_likelihood(values.text("likelihood"), examples);
+  const auto seed = static_cast<std::uint64_t>(values.integer("seed"));
+  model.network = std::make_unique<Network>(
+      build_module(values.text("network"), examples, output_size(model.likelihood), seed), precision_of(values),
+      machine.device);
+  model.posterior = std::make_unique<Posterior>(
+      plan_segments(model.network->layout(), parse_families(values.texts("posterior")),
+                    parse_priors(values.texts("prior"))),
+      model.network->values(), values.number("initial-scale"), machine.threads);
+  model.network->bind(model.posterior->weights());
+  return model;
+}
+
+OptimizerOptions optimizer_options(const OptionValues& values) {
+  const std::string name = values.text("optimizer");
+  const std::vector<std::string> known = {"adam", "sgd"};
+  if (std::find(known.begin(), known.end(), name) == known.end()) refuse_unknown("optimizer", name, known);
+  OptimizerOptions options;
+  options.rule = name == "adam" ? kernels::Rule::adam : kernels::Rule::sgd;
+  options.learning_rate = in_range(values, "lr", 0.0, 1e30);
+  options.scale_learning_rate = in_range(values, "scale-lr", 0.0, 1e30);
+  options.beta1 = in_range(values, name == "adam" ? "beta1" : "momentum", 0.0, 0.999999999);
+  options.beta2 = in_range(values, "beta2", 0.0, 0.999999999);
+  options.epsilon = in_range(values, "epsilon", 0.0, 1.0);
+  if (const double clip = in_range(values, "clip-norm", 0.0, 1e30); clip > 0.0) options.clip_norm = clip;
+  return options;
+}
+
+ReparameterizedEstimator::Options estimator_options(const OptionValues& values, const Machine& machine) {
+  const std::int64_t samples = values.integer("weight-samples");
+  require(samples >= 1 && samples <= 1'000'000, "--weight-samples must be between 1 and 1000000, not {}", samples);
+  return {.seed = static_cast<std::uint64_t>(values.integer("seed")),
+          .shards = static_cast<int>(values.integer("shards")),
+          .samples = static_cast<int>(samples),
+          .noise = parse_noise(values.text("noise")),
+          .stage_through_host = machine.device.is_cuda() && !machine.nccl};
+}
+
+std::unique_ptr<Checkpoint> newest_checkpoint(const std::filesystem::path& directory) {
+  CheckpointSearch search = find_newest_checkpoint(directory);
+  for (const auto& [file, why] : search.unusable) log_warning("skipping {}: {}", file.string(), why);
+  if (search.newest == nullptr && !search.unusable.empty()) {
+    throw DataError(fmt::format("none of the {} checkpoints in {} can be used; the newest: {}", search.unusable.size(),
+                                directory.string(), search.unusable.front().second));
+  }
+  return std::move(search.newest);
+}
+
+LoadedModel load_model(const std::string& path, const Machine& machine) {
+  std::unique_ptr<Checkpoint> found;
+  if (std::filesystem::is_directory(path)) {
+    found = newest_checkpoint(path);
+    if (found == nullptr) throw DataError(fmt::format("{} holds no checkpoint", path));
+  } else {
+    found = std::make_unique<Checkpoint>(path);
+  }
+  OptionValues values = from_ini(found->config(), found->file().string());
+  ExampleSpec examples = examples_of(*found);
+  Model model = build_model(values, examples, machine);
+  restore_posterior(*found, *model.network, *model.posterior);
+  return {std::move(*found), std::move(values), std::move(examples), std::move(model)};
+}
+
+}  // namespace credence

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "credence/checkpoint/checkpoint.h"
+#include "credence/communication/factory.h"
+#include "credence/data/open.h"
+#include "credence/estimators/reparameterized.h"
+#include "credence/likelihoods/likelihood.h"
+#include "credence/networks/network.h"
+#include "credence/optimizers/optimizer.h"
+#include "credence/posteriors/posterior.h"
+#include "credence/training/options.h"
+
+namespace credence {
+
+// The composition root: the only place that turns option texts into concrete classes.
+
+/// What of this machine a rank uses.
+struct Machine {
+  int threads = 1;
+  bool spare_core = false;  // beyond the threads of all ranks here
+  torch::Device device = torch::kCPU;
+  bool nccl = false;
+};
+/// Collective over `control`. Sets LibTorch's and OpenMP's threads.
+Machine choose_machine(const OptionValues& values, MpiSession& session, Communicator& control);
+
+/// For agreement before and beside training: any number of ranks, host memory.
+std::unique_ptr<Communicator> make_control_communicator(const OptionValues& values, MpiSession& session);
+/// For gradients. `reduction`: tree | fast.
+std::unique_ptr<Communicator> make_training_communicator(const OptionValues& values, const Machine& machine,
+                                                         MpiSession& session);
+
+/// Fills in what depends on data, machine and number of ranks: likelihood, lr, scale-lr, shards, reduction.
+void resolve(OptionValues& values, const ExampleSpec& examples, const Machine& machine, int ranks);
+
+struct Model {
+  Likelihood likelihood;
+  std::unique_ptr<Network> network;
+  std::unique_ptr<Posterior> posterior;
+};
+/// From resolved options; the network is bound to the posterior's weights.
+Model build_model(const OptionValues& values, const ExampleSpec& examples, const Machine& machine);
+
+OptimizerOptions optimizer_options(const OptionValues& values);
+ReparameterizedEstimator::Options estimator_options(const OptionValues& values, const Machine& machine);
+
+/// A checkpoint with the model it describes, for prediction.
+struct LoadedModel {
+  Checkpoint checkpoint;
+  OptionValues values;
+  ExampleSpec examples;  // shapes and classes as in training
+  Model model;
+};
+/// `path`: a checkpoint file, or a run directory, of which the newest good one is taken. DataError, UserError.
+LoadedModel load_model(const std::string& path, const Machine& machine);
+
+/// The newest good checkpoint of a directory, with a warning for each newer one that was skipped. DataError where there
+/// are checkpoints and none is good; null where there are none.
+std::unique_ptr<Checkpoint> newest_checkpoint(const std::filesystem::path& directory);
+
+}  // namespace credence

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "credence/training/options.h"
+
+namespace credence {
+
+/// One option of a command beside training's own.
+struct CommandOption {
+  std::string name;
+  std::string help;
+  bool flag = false;        // takes no value
+  bool positional = false;  // may be given without its name
+};
+
+/// What a user typed after `credence COMMAND`.
+struct CommandLine {
+  OptionValues training;                                   // given on the command line or in --config FILE
+  std::map<std::string, std::vector<std::string>> extras;  // the command's own options
+  bool help = false;
+
+  bool has(const std::string& name) const { return extras.contains(name); }
+  std::optional<std::string> text(const std::string& name) const;
+};
+
+/// Parses with Boost.Program_options. `training_names`: which training options the command takes. UserError names an
+/// unknown option and the nearest known one.
+CommandLine parse_command_line(std::span<const std::string> arguments, std::span<const CommandOption> extras,
+                               std::span<const std::string_view> training_names);
+
+/// The options of a command with defaults, for --help.
+std::string describe_options(std::span<const CommandOption> extras, std::span<const std::string_view> training_names);
+
+/// Names of all training options.
+std::vector<std::string_view> all_training_names();
+
+}  // namespace credence

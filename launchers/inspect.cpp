@@ -1,0 +1,111 @@
+#include <fmt/ranges.h>
+
+#include <cmath>
+
+#include "assembly.h"
+#include "command_line.h"
+#include "commands.h"
+#include "credence/base/log.h"
+
+namespace credence {
+namespace {
+
+const std::vector<CommandOption>& inspect_extras() {
+  static const std::vector<CommandOption> extras = {{"file", "checkpoint, or run directory (its newest)", false, true},
+                                                    {"verify", "re-compute every checksum and say what is damaged", true},
+                                                    {"json", "everything as one JSON object", true},
+                                                    {"help", "this text", true}};
+  return extras;
+}
+
+nlohmann::json to_json(const Attribute& attribute) {
+  return std::visit([](const auto& value) { return nlohmann::json(value); }, attribute);
+}
+
+nlohmann::json describe(const Checkpoint& checkpoint) {
+  nlohmann::json attributes;
+  for (const auto& [name, value] : checkpoint.attributes()) attributes[name] = to_json(value);
+  nlohmann::json arrays = nlohmann::json::array();
+  for (const ArrayView& array : checkpoint.arrays()) {
+    arrays.push_back({{"name", array.name}, {"dtype", name_of(array.dtype)}, {"shape", array.shape}});
+  }
+  nlohmann::json posterior;
+  for (const ArrayView& array : checkpoint.arrays()) {
+    if (!array.name.starts_with("posterior/") || !array.name.ends_with("/mean")) continue;
+    const std::string group = array.name.substr(0, array.name.size() - 5);
+    nlohmann::json tensor = {{"shape", array.shape}};
+    for (const auto& [name, value] : checkpoint.attributes_of(group)) tensor[name] = to_json(value);
+    posterior[group.substr(10)] = tensor;
+  }
+  return {{"file", checkpoint.file().string()},
+          {"attributes", attributes},
+          {"config", checkpoint.config()},
+          {"posterior", posterior},
+          {"arrays", arrays}};
+}
+
+void print(const Checkpoint& checkpoint, const nlohmann::json& description) {
+  fmt::print("{}\n", checkpoint.file().string());
+  for (const auto& [name, value] : description["attributes"].items()) {
+    if (name != "class_names") fmt::print("  {:<24} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
+  }
+  fmt::print("\nconfiguration\n");
+  std::string config = checkpoint.config();
+  for (std::size_t begin = 0; begin < config.size();) {
+    const std::size_t end = std::min(config.find('\n', begin), config.size());
+    fmt::print("  {}\n", config.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  fmt::print("\nposterior\n  {:<28} {:>18}  {:<9} {:>12} {:>14}\n", "tensor", "shape", "family", "prior scale",
+             "KL (nats)");
+  for (const auto& [name, tensor] : description["posterior"].items()) {
+    const auto number = [&](const char* key) {
+      return tensor.contains(key) && tensor[key].is_number() ? tensor[key].get<double>() : std::nan("");
+    };
+    fmt::print("  {:<28} {:>18}  {:<9} {:>12.4g} {:>14}\n", name,
+               fmt::format("{}", fmt::join(tensor["shape"].get<std::vector<std::int64_t>>(), " x ")),
+               tensor.value("family", "?"), number("prior_scale"),
+               std::isnan(number("kl")) ? "-" : fmt::format("{:.2f}", number("kl")));
+  }
+  std::int64_t other = 0;
+  for (const ArrayView& array : checkpoint.arrays()) other += array.name.starts_with("posterior/") ? 0 : 1;
+  fmt::print("\n{} arrays of optimizer, buffers and history; --json lists them\n", other);
+}
+
+}  // namespace
+
+int run_inspect(const CommandContext& context) {
+  const CommandLine line = parse_command_line(context.arguments, inspect_extras(), {});
+  if (line.help) {
+    print_help(context.session, "credence inspect FILE [options]\n\n" + describe_options(inspect_extras(), {}));
+    return 0;
+  }
+  const auto given = line.text("file");
+  require(given.has_value(), "inspect needs a checkpoint or a run directory: credence inspect FILE");
+  if (context.session.rank() != 0) return 0;
+
+  if (line.has("verify") && !std::filesystem::is_directory(*given)) {
+    const auto findings = verify_checkpoint(*given);
+    for (const std::string& finding : findings) log_error("{}", finding);
+    if (line.has("json")) print_json(context.session, {{"file", *given}, {"sound", findings.empty()}, {"findings", findings}});
+    if (!findings.empty()) throw DataError(fmt::format("{} is damaged: {}", *given, findings.front()));
+    if (!line.has("json")) fmt::print("{}: sound, every checksum agrees\n", *given);
+    return 0;
+  }
+  std::unique_ptr<Checkpoint> checkpoint;
+  if (std::filesystem::is_directory(*given)) {
+    checkpoint = newest_checkpoint(*given);
+    if (checkpoint == nullptr) throw DataError(fmt::format("{} holds no checkpoint", *given));
+  } else {
+    checkpoint = std::make_unique<Checkpoint>(*given);
+  }
+  const nlohmann::json description = describe(*checkpoint);
+  if (line.has("json")) {
+    print_json(context.session, description);
+  } else {
+    print(*checkpoint, description);
+  }
+  return 0;
+}
+
+}  // namespace credence

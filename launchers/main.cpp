@@ -1,0 +1,111 @@
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <vector>
+
+#include "commands.h"
+#include "credence/base/log.h"
+#include "credence/base/text.h"
+#include "credence/checkpoint/run_directory.h"
+#include "credence/training/signals.h"
+
+namespace credence {
+namespace {
+
+struct Command {
+  int (*run)(const CommandContext&);
+  const char* help;
+};
+
+const std::map<std::string, Command>& commands() {
+  static const std::map<std::string, Command> table = {
+      {"train", {run_train, "train a posterior, or continue the run in --out"}},
+      {"evaluate", {run_evaluate, "accuracy, likelihood and calibration of the posterior predictive"}},
+      {"inspect", {run_inspect, "what a checkpoint holds, and whether it is sound"}},
+      {"doctor", {run_doctor, "what works on this machine and what does not"}}};
+  return table;
+}
+
+std::string overview() {
+  std::string text = "credence COMMAND [options]: Bayesian neural networks by variational inference, alone or under "
+                     "mpirun\n\n";
+  for (const auto& [name, command] : commands()) text += fmt::format("  {:<10} {}\n", name, command.help);
+  return text + "\ncredence COMMAND --help lists a command's options.\n";
+}
+
+std::string status_directory;
+
+int run(MpiSession& session, const std::vector<std::string>& arguments) {
+  if (arguments.empty()) throw UserError("a command is missing; credence --help lists them");
+  const std::string& name = arguments.front();
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_help(session, overview());
+    return 0;
+  }
+  const auto command = commands().find(name);
+  if (command == commands().end()) {
+    std::vector<std::string> known;
+    for (const auto& [known_name, unused] : commands()) known.push_back(known_name);
+    refuse_unknown("command", name, known);
+  }
+  return command->second.run({session, std::span(arguments).subspan(1)});
+}
+
+/// The first line of an error names rank, host and cause; a bug or a foreign exception is an internal error.
+[[noreturn]] void fail(MpiSession& session, ExitCode code, const std::string& message) {
+  // A failure that all ranks share is said once, by rank 0; the loss of a rank is told by every survivor.
+  const bool shared = code == ExitCode::usage || code == ExitCode::unusable_data ||
+                      code == ExitCode::directory_in_use || code == ExitCode::diverged || code == ExitCode::storage;
+  const std::string line = fmt::format("error: rank {} on {}: {}", session.rank(), host_name(), message);
+  if (session.rank() == 0 || !shared) log_error("{}", line);
+  write_status(session,
+               {{"status", "failed"}, {"exit_code", static_cast<int>(code)}, {"rank", session.rank()},
+                {"host", host_name()}, {"message", message}},
+               !shared);
+  leave(session, static_cast<int>(code), message);
+}
+
+}  // namespace
+
+void print_help(const MpiSession& session, const std::string& text) {
+  if (session.rank() == 0) fmt::print("{}", text);
+}
+
+void print_json(const MpiSession& session, const nlohmann::json& value) {
+  if (session.rank() != 0) return;
+  fmt::print("{}\n", value.dump());
+  std::fflush(stdout);
+}
+
+void set_status_directory(const std::string& directory) { status_directory = directory; }
+
+void write_status(const MpiSession& session, const nlohmann::json& status, bool any_rank) {
+  if (status_directory.empty() || (session.rank() != 0 && !any_rank)) return;
+  try {
+    write_text_file(std::filesystem::path(status_directory) / "status.json", status.dump(2) + "\n");
+  } catch (const Error&) {
+    // The directory itself may be what failed; the log has the same words.
+  }
+}
+
+}  // namespace credence
+
+int main(int argc, char** argv) {
+  using namespace credence;
+  MpiSession session(argc, argv);
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  open_log({.rank = session.rank(), .size = session.size(), .directory = {}});
+  install_signal_handlers();
+  try {
+    leave(session, run(session, arguments));
+  } catch (const Error& error) {
+    fail(session, error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    fail(session, ExitCode::internal, "out of memory");
+  } catch (const std::exception& error) {
+    fail(session, ExitCode::internal, error.what());
+  }
+}
