@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "credence/data/augmentation.h"
+#include "credence/data/data_source.h"
+#include "credence/data/sampling.h"
+
+namespace credence {
+
+/// Reads the batches of this rank's shards ahead of training, in one thread, at most `depth` batches ahead.
+/// An error in the thread is thrown by the next() that would have returned its batch, and by every one after.
+/// `source` and `plan` must outlive the loader.
+class Loader {
+ public:
+  struct Options {
+    std::int64_t first_step = 0;
+    int first_shard = 0;  // this rank's contiguous block of shards
+    int shard_count = 1;
+    int depth = 4;
+    Augmentation augmentation = {};
+    std::uint64_t seed = 0;
+  };
+  /// UserError where the augmentation does not fit the data.
+  Loader(const DataSource& source, const SamplingPlan& plan, const Options& options);
+  ~Loader();  // waits for the one read in flight, if any
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+
+  /// The batch of the next (step, shard) in order: all shards of first_step, then of the next step, ... The reference
+  /// stays valid until the next call.
+  const Batch& next();
+
+  /// Seconds spent waiting in next() so far; asked by the thread that calls next().
+  double waited_seconds() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace credence
