@@ -79,6 +79,9 @@ struct Double {
 template <class Shape>
 using FormulaOf = Formulas<FloatMath<typename Shape::Lane>, float>;
 
+/// Elements whose noise is made at once: enough that loops are long, little enough for the first-level cache.
+constexpr std::int64_t kStretch = 8 * kNoiseGroup;
+
 /// Cuts elements [begin, end) into pairs of vectors, a vector and a rest. Calls visit(shape, first element, elements).
 template <class Visit>
 HWY_INLINE void for_shapes(std::int64_t begin, std::int64_t end, const Visit& visit) {
@@ -98,16 +101,17 @@ void draw(const DrawBlock<float>& block) {
     return;
   }
   const Normals noise(*b.noise);
-  HWY_ALIGN float eps[kNoiseGroup];
-  for (std::int64_t group = 0; group < b.count; group += kNoiseGroup) {
-    noise.group(b.element + group, eps);
+  HWY_ALIGN float eps[kStretch];
+  for (std::int64_t begin = 0; begin < b.count; begin += kStretch) {
+    const std::int64_t end = std::min(b.count, begin + kStretch);
+    noise.fill(b.element + begin, end - begin, eps);
     const auto visit = [&](auto shape, std::int64_t i, std::int64_t count) HWY_ATTR {
       using S = decltype(shape);
       const auto value = FormulaOf<S>::draw(S::load(b.mean + i, count), S::load(b.raw_scale + i, count),
-                                            S::load(eps + (i - group), count));
+                                            S::load(eps + (i - begin), count));
       S::store(value, b.weights + i, count);
     };
-    for_shapes(group, std::min(b.count, group + kNoiseGroup), visit);
+    for_shapes(begin, end, visit);
   }
 }
 
@@ -120,10 +124,11 @@ void add(std::int64_t count, const float* other, float* sum) {
 
 void accumulate(const AccumulateBlock<float>& block) {
   const AccumulateBlock<float> b = block;
-  HWY_ALIGN float eps[kNoiseGroup] = {};
+  HWY_ALIGN float eps[kStretch];
   const Normals noise(*b.noise);
-  for (std::int64_t group = 0; group < b.count; group += kNoiseGroup) {
-    if (b.scaled_sum != nullptr) noise.group(b.element + group, eps);
+  for (std::int64_t begin = 0; begin < b.count; begin += kStretch) {
+    const std::int64_t end = std::min(b.count, begin + kStretch);
+    if (b.scaled_sum != nullptr) noise.fill(b.element + begin, end - begin, eps);
     const auto visit = [&](auto shape, std::int64_t i, std::int64_t count) HWY_ATTR {
       using S = decltype(shape);
       using L = typename S::Lane;
@@ -131,9 +136,9 @@ void accumulate(const AccumulateBlock<float>& block) {
       S::store((b.accumulate ? S::load(b.sum + i, count) : L::zero()) + gradient, b.sum + i, count);
       if (b.scaled_sum == nullptr) return;
       const auto scaled = b.accumulate ? S::load(b.scaled_sum + i, count) : L::zero();
-      S::store(L::fma(S::load(eps + (i - group), count), gradient, scaled), b.scaled_sum + i, count);
+      S::store(L::fma(S::load(eps + (i - begin), count), gradient, scaled), b.scaled_sum + i, count);
     };
-    for_shapes(group, std::min(b.count, group + kNoiseGroup), visit);
+    for_shapes(begin, end, visit);
   }
 }
 
@@ -243,22 +248,23 @@ SegmentSums update_block(const UpdateBlock<float>& block) {
   const bool draws = kGaussian && b.next_weights != nullptr;
   const Normals noise(noisy ? *b.noise : NoiseStream{});
   const Normals next_noise(draws ? *b.next_noise : NoiseStream{});
-  HWY_ALIGN float eps[kNoiseGroup] = {};
-  HWY_ALIGN float next_eps[kNoiseGroup] = {};
+  HWY_ALIGN float eps[kStretch];
+  HWY_ALIGN float next_eps[kStretch];
   Sums sums;
   for (LaneSum* sum : {&sums.log_scale, &sums.squared_deviation, &sums.squared_gradient}) sum->clear();
-  for (std::int64_t group = 0; group < b.count; group += kNoiseGroup) {
-    if (noisy) noise.group(b.element + group, eps);
-    if (draws) next_noise.group(b.element + group, next_eps);
+  for (std::int64_t begin = 0; begin < b.count; begin += kStretch) {
+    const std::int64_t end = std::min(b.count, begin + kStretch);
+    if (noisy) noise.fill(b.element + begin, end - begin, eps);
+    if (draws) next_noise.fill(b.element + begin, end - begin, next_eps);
     const auto visit = [&](auto shape, std::int64_t i, std::int64_t count) HWY_ATTR {
       using S = decltype(shape);
       if constexpr (kGaussian) {
-        update_gaussian<kRule, S>(b, i, count, eps + (i - group), next_eps + (i - group), sums);
+        update_gaussian<kRule, S>(b, i, count, eps + (i - begin), next_eps + (i - begin), sums);
       } else {
         update_point<kRule, S>(b, i, count, sums);
       }
     };
-    for_shapes(group, std::min(b.count, group + kNoiseGroup), visit);
+    for_shapes(begin, end, visit);
   }
   return {sums.log_scale.total(), sums.squared_deviation.total(), sums.squared_gradient.total()};
 }

@@ -131,7 +131,12 @@ class Normals {
     }
   }
 
-  /// The 64 numbers of the group that starts at `element`; `normals` is aligned.
+  /// The numbers of elements [element, element + count), rounded up to whole groups; `normals` is aligned.
+  void fill(std::int64_t element, std::int64_t count, float* HWY_RESTRICT normals) const {
+    for (std::int64_t i = 0; i < count; i += kNoiseGroup) group(element + i, normals + i);
+  }
+
+ private:
   HWY_INLINE void group(std::int64_t element, float* HWY_RESTRICT normals) const {
     const Wide wide;
     const Floats floats;
@@ -158,7 +163,6 @@ class Normals {
     }
   }
 
- private:
   std::uint64_t step_, shard_, sample_;
   std::uint32_t sign_;
   std::uint64_t key0_[10], key1_[10];
