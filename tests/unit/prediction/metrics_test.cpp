@@ -1,0 +1,128 @@
+// What needs no network. The reference values are NumPy's, SciPy's and scikit-learn's:
+// references/prediction/metrics.py.
+#include "credence/prediction/metrics.h"
+
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "credence/prediction/running_sums.h"
+
+namespace credence {
+namespace {
+
+using testing::DoubleNear;
+using testing::ElementsAre;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+nlohmann::json references() {
+  std::ifstream file(CREDENCE_REFERENCES "/prediction/metrics.json");
+  return nlohmann::json::parse(file);
+}
+
+TEST(AreaUnderRoc, CountsTiesHalfAsScikitLearnDoes) {
+  const auto reference = references()["ranking"];
+  const auto negatives = reference["negatives"].get<std::vector<double>>();
+  const auto positives = reference["positives"].get<std::vector<double>>();
+  EXPECT_NEAR(area_under_roc(negatives, positives), reference["auroc"].get<double>(), 1e-14);
+  EXPECT_NEAR(area_under_roc(positives, negatives), 1.0 - reference["auroc"].get<double>(), 1e-14);
+}
+
+TEST(AreaUnderRoc, IsExactAtItsBorders) {
+  EXPECT_EQ(area_under_roc(std::vector{1.0, 2.0}, std::vector{3.0}), 1.0);
+  EXPECT_EQ(area_under_roc(std::vector{1.0, 2.0}, std::vector{0.0}), 0.0);
+  EXPECT_EQ(area_under_roc(std::vector{1.0, 1.0, 1.0}, std::vector{1.0, 1.0}), 0.5);
+  EXPECT_EQ(area_under_roc(std::vector{1.0, 3.0}, std::vector{1.0, 2.0}), 0.375);  // (1/2 + 0 + 1 + 0) / 4
+}
+
+TEST(LogMeanExp, MatchesSciPyWhereExponentialsLeaveTheRangeOfDoubles) {
+  for (const auto& row : references()["log_mean_exp"]) {
+    const auto values = row["values"].get<std::vector<double>>();
+    const double expected = row["result"].get<double>();
+    LogMeanExp sums(2);
+    for (const double value : values) sums.add(1, value);
+    EXPECT_NEAR(sums.result(1, static_cast<int>(values.size())), expected, 1e-15 * std::max(1.0, std::abs(expected)));
+  }
+}
+
+TEST(LogMeanExp, OfOneDrawIsTheValueAndImpossibleDrawsCountAsZero) {
+  LogMeanExp sums(3);
+  sums.add(0, -1234.5678);
+  EXPECT_EQ(sums.result(0, 1), -1234.5678);
+  sums.add(1, -kInfinity);
+  EXPECT_EQ(sums.result(1, 1), -kInfinity);
+  sums.add(1, 2.0);
+  sums.add(1, -kInfinity);
+  EXPECT_DOUBLE_EQ(sums.result(1, 3), 2.0 - std::log(3.0));
+  sums.add(2, 0.0);
+  sums.add(2, std::nan(""));
+  EXPECT_TRUE(std::isnan(sums.result(2, 2)));
+}
+
+TEST(RunningMoments, KeepTheirDigitsFarFromZero) {
+  RunningMoments moments(1);
+  // 1e9 + {4, 7, 13, 16}: mean 1e9 + 10, variance 22.5 (divisor 4).
+  int draw = 0;
+  for (const double value : {4.0, 7.0, 13.0, 16.0}) moments.add(0, draw++, 1e9 + value);
+  EXPECT_DOUBLE_EQ(moments.mean(0), 1e9 + 10.0);
+  EXPECT_DOUBLE_EQ(moments.variance(0, 4), 22.5);
+}
+
+TEST(ClassSums, EqualDrawsHoldNoInformationAboutTheLabel) {
+  ClassSums sums(1, 3);
+  for (int draw = 0; draw < 32; ++draw) sums.add(0, std::vector{0.7, 0.2, 0.1});
+  ClassSums::Row row;
+  sums.result(0, 32, row);
+  EXPECT_THAT(row.mutual_information, testing::AllOf(testing::Ge(0.0), testing::Le(1e-14)));
+  EXPECT_EQ(row.predicted, 0);
+}
+
+TEST(ClassSums, DrawsThatDisagreeForCertainHoldAllOfIt) {
+  ClassSums sums(2, 2);
+  sums.add(0, std::vector{1.0, 0.0, 0.5, 0.5});
+  sums.add(0, std::vector{0.0, 1.0, 0.5, 0.5});
+  ClassSums::Row row;
+  sums.result(0, 2, row);
+  EXPECT_DOUBLE_EQ(row.entropy, std::log(2.0));
+  EXPECT_DOUBLE_EQ(row.mutual_information, std::log(2.0));
+  sums.result(1, 2, row);
+  EXPECT_DOUBLE_EQ(row.entropy, std::log(2.0));
+  EXPECT_EQ(row.mutual_information, 0.0);
+}
+
+ClassPredictions with_confidences(std::vector<double> confidences, std::vector<std::int64_t> labels) {
+  ClassPredictions predictions;
+  predictions.classes = 2;
+  predictions.predicted.assign(labels.size(), 0);
+  predictions.labels = std::move(labels);
+  predictions.confidence = std::move(confidences);
+  return predictions;
+}
+
+TEST(Reliability, BinsAreOpenBelowAndTheOutermostHoldTheBorders) {
+  const Reliability bins = reliability(with_confidences({0.0, 0.5, 0.500001, 1.0, 0.75}, {0, 0, 1, 0, 1}), 4);
+  EXPECT_THAT(bins.count, ElementsAre(1, 1, 2, 1));
+  EXPECT_THAT(bins.accuracy, ElementsAre(1.0, 1.0, 0.0, 1.0));
+  EXPECT_THAT(bins.confidence, ElementsAre(0.0, 0.5, DoubleNear(0.6250005, 1e-15), 1.0));
+  // (1 |1 - 0| + 1 |1 - 0.5| + 2 |0 - 0.6250005| + 1 |1 - 1|) / 5
+  EXPECT_NEAR(expected_calibration_error(bins), (1.0 + 0.5 + 1.250001) / 5.0, 1e-15);
+}
+
+TEST(Entropy, IsThatOfTheDistribution) {
+  EXPECT_DOUBLE_EQ(entropy_nats(std::vector{0.25, 0.25, 0.25, 0.25}), std::log(4.0));
+  EXPECT_EQ(entropy_nats(std::vector{0.0, 1.0}), 0.0);
+  EXPECT_TRUE(std::isnan(entropy_nats(std::vector{0.5, std::nan("")})));
+}
+
+TEST(OrderedMean, TakesEveryValueOnce) {
+  std::vector<double> values(2500);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i);
+  EXPECT_EQ(ordered_mean(values), 1249.5);
+}
+
+}  // namespace
+}  // namespace credence
