@@ -80,6 +80,19 @@ TEST(Functions, SineAndCosine) {
   }
 }
 
+TEST(Functions, BoxMullerAtTheEnds) {
+  float first, second;
+  for (const std::uint32_t word : {0u, 1u, 2u, 1000u}) {  // u = (word / 2 + 1/2) / 2^31 in the far tail
+    Math::box_muller(word, 0, 0, first, second);
+    EXPECT_NEAR(first, std::sqrt(-2.0 * std::log(std::ldexp(word / 2 + 0.5, -31))), 2e-6) << word;
+    EXPECT_EQ(second, 0.0f);
+  }
+  Math::box_muller(0xffffffffu, 0, 0, first, second);
+  EXPECT_EQ(first, 0.0f);
+  Math::box_muller(0, 0, 0x80000000u, first, second);
+  EXPECT_NEAR(first, -std::sqrt(64.0 * std::log(2.0)), 2e-6);
+}
+
 TEST(Functions, SoftplusAndItsDerivative) {
   for (int i = 0; i < kPoints; ++i) {
     const float raw = -80.0f + 200.0f * static_cast<float>(i) / kPoints;
