@@ -12,10 +12,15 @@
 #include "credence/base/errors.h"
 #include "credence/base/hdf5.h"
 #include "credence/base/text.h"
+#include "credence/checkpoint/inspect.h"
 #include "credence/checkpoint/user_block.h"
 
 namespace credence::checkpoints {
 namespace {
+
+// Rather more than what HDF5 takes for names, shapes and digests.
+constexpr std::uint64_t kStructureBytes = 64 * 1024;
+constexpr std::uint64_t kStructureBytesPerArray = 1024;
 
 /// The attributes of the file as stored: the caller's and those that the writer adds.
 std::map<std::string, Attribute> file_attributes(const CheckpointContents& contents) {
@@ -78,9 +83,7 @@ Layout::Layout(const std::filesystem::path& file, const std::string& target) : c
               [&] { return H5Pset_alloc_time(dataset_properties_.get(), H5D_ALLOC_TIME_EARLY); });
   hdf5::check(context_, "H5Pset_fill_time", "datasets",
               [&] { return H5Pset_fill_time(dataset_properties_.get(), H5D_FILL_TIME_NEVER); });
-  const hdf5::Handle access = hdf5::file_access(context_);
-  // The default driver resolves links in the name that it is given, and a memory file has no other name to find.
-  hdf5::check(context_, "H5Pset_fapl_stdio", "file", [&] { return H5Pset_fapl_stdio(access.get()); });
+  const hdf5::Handle access = descriptor_access(context_);
   file_ = hdf5::open(context_, "H5Fcreate", target, H5Fclose,
                      [&] { return H5Fcreate(target.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()); });
 }
@@ -146,6 +149,8 @@ CheckpointImage::CheckpointImage(const std::filesystem::path& file, const Checkp
   segments_.push_back({0, config_bytes});
   for (const ArrayView& array : contents.arrays) add_array(array);
   lay_out();
+  // HDF5 must find again what it was told, in the memory file whose bytes go to the disk.
+  ensure(serialize(inspect_here(file_, memory_.get())) == serialize(table_), "HDF5 laid a checkpoint out differently");
 }
 
 void CheckpointImage::add_array(const ArrayView& array) {
@@ -189,13 +194,13 @@ void CheckpointImage::lay_out() {
 }
 
 void CheckpointImage::check_size_limit() const {
-  // Holds for the memory file too, where HDF5 would meet it.
+  // Holds for the memory file too, where HDF5 would meet it, so leave room for the structure.
   rlimit limit{};
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = kStructureBytes + segments_.size() * kStructureBytesPerArray;
   for (const Segment& segment : segments_) bytes += segment.bytes.size();
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) {
-    fail_call(ExitCode::storage, file_, fmt::format("writing {} bytes where {} are allowed", bytes, limit.rlim_cur),
-              EFBIG);
+    fail_call(ExitCode::storage, file_,
+              fmt::format("writing up to {} bytes where {} are allowed", bytes, limit.rlim_cur), EFBIG);
   }
 }
 

@@ -27,8 +27,6 @@ class CheckpointImage {
   CheckpointImage(const std::filesystem::path& file, const CheckpointContents& contents);
 
   std::uint64_t bytes() const { return bytes_; }
-  /// What a reader must find.
-  const Table& table() const { return table_; }
   /// Calls `consume(bytes, offset)` for everything from byte 512 to the end, in order, in pieces of at most
   /// kChunkBytes.
   void for_each_piece(const std::function<void(std::span<const std::byte>, std::uint64_t)>& consume) const;

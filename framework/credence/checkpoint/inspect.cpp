@@ -46,7 +46,7 @@ class Walk {
 
 Table Walk::run() {
   const hdf5::Lock lock;
-  const hdf5::Handle access = hdf5::file_access(context_);
+  const hdf5::Handle access = descriptor_access(context_);
   const hdf5::Handle file = hdf5::open(context_, "H5Fopen", target_, H5Fclose,
                                        [&] { return H5Fopen(target_.c_str(), H5F_ACC_RDONLY, access.get()); });
   const hdf5::Handle creation =
@@ -161,6 +161,12 @@ std::string Walk::take_attributes(const std::string& path, hid_t object) {
 }
 
 }  // namespace
+
+hdf5::Handle descriptor_access(const hdf5::Context& context) {
+  hdf5::Handle access = hdf5::file_access(context);
+  hdf5::check(context, "H5Pset_fapl_stdio", "file", [&] { return H5Pset_fapl_stdio(access.get()); });
+  return access;
+}
 
 Table inspect_here(const std::filesystem::path& file, int fd) {
   return Walk(file, fd).run();

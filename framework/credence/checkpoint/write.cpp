@@ -8,7 +8,6 @@
 #include "credence/checkpoint/checkpoint.h"
 #include "credence/checkpoint/file_io.h"
 #include "credence/checkpoint/image.h"
-#include "credence/checkpoint/inspect.h"
 #include "credence/checkpoint/user_block.h"
 
 namespace credence {
@@ -38,7 +37,9 @@ UserBlock write_image(const TemporaryFile& file, const CheckpointImage& image) {
   return block;
 }
 
-/// Reads back what reached the disk and compares it with the digests taken from memory.
+/// Reads back what reached the disk and compares it with the digest taken from memory. HDF5 has no part in it: a file
+/// that fails under it (HDF5 1.10 keeps a freed file among the open ones when closing fails) would crash the program at
+/// exit.
 void verify(const std::filesystem::path& file, const CheckpointImage& image, const UserBlock& written) {
   const auto refuse = [&](const std::string& why) {
     throw StorageError(fmt::format("{}: what was written does not read back: {}", file.string(), why));
@@ -54,7 +55,6 @@ void verify(const std::filesystem::path& file, const CheckpointImage& image, con
   stream(ExitCode::storage, descriptor.get(), file, kUserBlockBytes, image.bytes(),
          [&](std::span<const std::byte> bytes) { content.update(bytes); });
   if (content.digest() != written.content) refuse("its digest differs");
-  if (serialize(inspect_here(file, descriptor.get())) != serialize(image.table())) refuse("its structure differs");
 }
 
 }  // namespace
@@ -66,11 +66,7 @@ void write_checkpoint(const std::filesystem::path& file, const CheckpointContent
   TemporaryFile temporary(file);
   const UserBlock block = write_image(temporary, image);
   temporary.sync_and_close();
-  try {
-    verify(temporary.path(), image, block);
-  } catch (const DataError& error) {
-    throw StorageError(fmt::format("what was written does not read back: {}", error.what()));
-  }
+  verify(temporary.path(), image, block);
   temporary.publish();
 }
 
