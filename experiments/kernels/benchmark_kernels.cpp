@@ -167,7 +167,7 @@ void plain_draw(benchmark::State& state) {
   report(state, kDrawBytes, static_cast<double>(a.size), 1);
 }
 
-/// Adam of a deterministic network as a loop that the compiler vectorises.
+/// Adam of a deterministic network as a loop that the compiler vectorises for the build's baseline processor.
 void plain_adam(benchmark::State& state) {
   Arrays& a = arrays();
   const int threads = threads_of(state);

@@ -1,6 +1,6 @@
 # Decides about the GPU side before anything else is looked for: CREDENCE_USE_CUDA, and the language CUDA where it is on.
-#   CREDENCE_GPU=ON    a CUDA toolkit is demanded
-#   CREDENCE_GPU=AUTO  used where a toolkit is found (and, with CREDENCE_TORCH, a LibTorch with its CUDA part)
+#   CREDENCE_GPU=ON    a CUDA toolkit and NCCL are demanded
+#   CREDENCE_GPU=AUTO  used where a toolkit and NCCL are found (and, with CREDENCE_TORCH, a LibTorch with CUDA)
 #   CREDENCE_GPU=OFF   never
 set(CREDENCE_USE_CUDA OFF)
 if(NOT CREDENCE_GPU MATCHES "^(AUTO|ON|OFF)$")
@@ -34,6 +34,14 @@ if(CREDENCE_USE_CUDA AND CREDENCE_GPU STREQUAL "AUTO" AND CREDENCE_TORCH)
   endforeach()
   if(NOT CREDENCE_USE_CUDA)
     message(STATUS "GPU: off (a CUDA toolkit is here, but no LibTorch with CUDA; launchers/setup --gpu brings one)")
+  endif()
+endif()
+
+if(CREDENCE_USE_CUDA AND CREDENCE_GPU STREQUAL "AUTO")
+  find_package(NCCL QUIET)
+  if(NOT NCCL_FOUND)
+    set(CREDENCE_USE_CUDA OFF)
+    message(STATUS "GPU: off (a CUDA toolkit is here, but no NCCL)")
   endif()
 endif()
 
