@@ -40,7 +40,9 @@ TEST(AreaUnderRoc, IsExactAtItsBorders) {
 }
 
 TEST(LogMeanExp, MatchesSciPyWhereExponentialsLeaveTheRangeOfDoubles) {
-  for (const auto& row : references()["log_mean_exp"]) {
+  const auto rows = references()["log_mean_exp"];
+  ASSERT_EQ(rows.size(), 3U);
+  for (const auto& row : rows) {
     const auto values = row["values"].get<std::vector<double>>();
     const double expected = row["result"].get<double>();
     LogMeanExp sums(2);
