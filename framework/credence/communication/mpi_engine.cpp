@@ -15,6 +15,8 @@ namespace {
 
 constexpr double kAnswerSeconds = 1.0;      // for the others to answer before they count as missing
 constexpr double kAbandonedSeconds = 0.05;  // for transfers to end whose memory goes away
+// What a rank sent before it failed still arrives: where all ranks agreed on an error, each finds that out by itself.
+constexpr double kLastMessagesSeconds = 0.1;
 constexpr int kPollsPerNotice = 32;
 
 bool mpi_is_up() {
@@ -133,7 +135,8 @@ bool MpiEngine::advance_all() {
 void MpiEngine::heed_notices() {
   if (state_.unsafe) return;
   state_.notices.poll();
-  if (const auto& failure = state_.notices.failure()) {
+  const auto& failure = state_.notices.failure();
+  if (failure && state_.notices.seconds_since_failure() > kLastMessagesSeconds) {
     fail(fmt::format("{} failed: {}", state_.name_of_rank(failure->origin), failure->text));
   }
 }
@@ -259,9 +262,8 @@ void MpiEngine::abandon(const std::shared_ptr<MpiOperation>& operation) noexcept
   } catch (const std::exception&) {
     // MPI fails: what it still does with the memory is unknown.
   }
-  if (ended) return;
-  state_.unsafe = true;
-  state_.given_up.push_back(operation);
+  state_.given_up.push_back(operation);  // sends may still read its memory
+  if (!ended) state_.unsafe = true;
 }
 
 void MpiEngine::progress() {

@@ -44,7 +44,11 @@ class LibraryOperation : public MpiOperation {
   }
 
  protected:
-  void started(MPI_Request request) { requests_.add(request, {}); }
+  void started(MPI_Request request) {
+    RequestSet::Message message;
+    message.collective = true;
+    requests_.add(request, message);
+  }
 
  private:
   void handle(const std::vector<RequestSet::Message>&) override {

@@ -76,10 +76,14 @@ std::string NoticeBoard::activity() const {
 void NoticeBoard::handle(const Notice& notice, int source) {
   switch (notice.kind) {
     case Kind::failure:
-      if (!failure_) failure_ = RankFailure{source, notice.exit_code, notice.text};
+      if (!failure_) {
+        failure_ = RankFailure{source, notice.exit_code, notice.text};
+        since_failure_.restart();
+      }
       break;
     case Kind::leaving:
       left_[static_cast<std::size_t>(source)] = true;
+      any_blind_ = any_blind_ || notice.exit_code != 0;
       break;
     case Kind::question: {
       Notice answer = make(Kind::answer, 0, activity());
@@ -110,11 +114,13 @@ void NoticeBoard::send_to_all(const Notice& notice) {
 void NoticeBoard::announce_failure(int exit_code, const std::string& text) {
   if (announced_ || failure_) return;  // one cause is enough: the first
   announced_ = true;
+  since_failure_.restart();
   send_to_all(make(Kind::failure, exit_code, text));
 }
 
-void NoticeBoard::announce_leaving() {
-  send_to_all(make(Kind::leaving, 0, ""));
+void NoticeBoard::announce_leaving(bool blind) {
+  any_blind_ = any_blind_ || blind;
+  send_to_all(make(Kind::leaving, blind ? 1 : 0, ""));
 }
 
 bool NoticeBoard::all_left() const {

@@ -74,6 +74,11 @@ void RequestSet::cancel_receives() {
   }
 }
 
+bool RequestSet::writes() const {
+  return std::any_of(messages_.begin(), messages_.end(),
+                     [](const Message& message) { return message.incoming || message.collective; });
+}
+
 StagingPool::Block StagingPool::take(std::size_t bytes) {
   const auto fits = std::find_if(blocks_.begin(), blocks_.end(), [&](const Block& b) { return b.size() >= bytes; });
   if (fits == blocks_.end()) return Block(bytes);
@@ -100,7 +105,7 @@ bool MpiOperation::cancel() {
   if (!cancelled_) requests_.cancel_receives();
   cancelled_ = true;
   requests_.poll(completed_);
-  return requests_.empty();
+  return !requests_.writes();
 }
 
 std::vector<int> MpiOperation::waits_for() const {
@@ -116,12 +121,12 @@ std::string MpiOperation::describe() const {
 }
 
 void MpiOperation::send(const void* data, int peer, int phase, std::int64_t piece, std::int64_t bytes) {
-  requests_.send(data, {peer, phase, piece, bytes, false}, place_.tag + (phase & 1), place_.comm);
+  requests_.send(data, {peer, phase, piece, bytes, false, false}, place_.tag + (phase & 1), place_.comm);
   bytes_sent_ += bytes;
 }
 
 void MpiOperation::receive(void* data, int peer, int phase, std::int64_t piece, std::int64_t bytes) {
-  requests_.receive(data, {peer, phase, piece, bytes, true}, place_.tag + (phase & 1), place_.comm);
+  requests_.receive(data, {peer, phase, piece, bytes, true, false}, place_.tag + (phase & 1), place_.comm);
 }
 
 namespace {

@@ -23,6 +23,7 @@ class RequestSet {
     std::int64_t piece = 0;
     std::int64_t bytes = 0;
     bool incoming = false;
+    bool collective = false;  // of the library: no peer, cannot be cancelled
   };
 
   void send(const void* data, const Message& message, int tag, MPI_Comm comm);
@@ -36,6 +37,8 @@ class RequestSet {
   bool empty() const { return requests_.empty(); }
   const std::vector<Message>& messages() const { return messages_; }
   void cancel_receives();
+  /// Whether any request may still write to memory.
+  bool writes() const;
 
  private:
   std::vector<MPI_Request> requests_;
@@ -80,7 +83,7 @@ class MpiOperation {
 
   /// Ranks whose messages are missing.
   virtual std::vector<int> waits_for() const;
-  /// Gives up: true once MPI uses none of its memory any more. Call until then.
+  /// Gives up: true once MPI writes to none of its memory any more. Call until then.
   bool cancel();
 
   bool done() const { return done_.load(std::memory_order_acquire); }

@@ -5,10 +5,12 @@
 
 #include <array>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
+#include <optional>
 #include <thread>
 
 #include "credence/base/errors.h"
@@ -21,7 +23,13 @@ namespace credence {
 
 namespace {
 
+// Both from the moment a rank knows of the first failure, so that all ranks end at about the same time. Open MPI's
+// mpirun sends CONT when the first rank is gone, TERM a second later and KILL another second later, but each further
+// rank that goes cuts these pauses short.
 constexpr double kGraceSeconds = 1.5;
+constexpr double kBlindGraceSeconds = 0.5;          // where a rank cannot see the others leave
+constexpr std::chrono::milliseconds kLastLook{20};  // for the others to see that all have left
+constexpr double kLastBarrierSeconds = 60.0;        // where no communicator set a timeout
 
 int environment_number(const char* name) {
   const char* value = std::getenv(name);
@@ -67,6 +75,7 @@ std::optional<RankFailure> barrier(MpiSession::State& state) {
       state.notices.activities = {{nullptr, [] { return std::string("leaving"); }}};
       check_mpi(MPI_Ibarrier(state.notices.communicator(), &request), "MPI_Ibarrier");
     }
+    const double timeout_seconds = state.timeout_seconds > 0.0 ? state.timeout_seconds : kLastBarrierSeconds;
     const Stopwatch stopwatch;
     Backoff backoff;
     while (true) {
@@ -78,11 +87,11 @@ std::optional<RankFailure> barrier(MpiSession::State& state) {
       }
       if (done != 0) return std::nullopt;
       if (state.notices.failure()) return state.notices.failure();
-      if (stopwatch.seconds() > state.timeout_seconds) break;
+      if (stopwatch.seconds() > timeout_seconds) break;
       backoff.pause();
     }
     return RankFailure{state.rank, static_cast<int>(ExitCode::lost_rank),
-                       fmt::format("not every rank came to the end within {:g} s", state.timeout_seconds)};
+                       fmt::format("not every rank came to the end within {:g} s", timeout_seconds)};
   } catch (const Error& error) {
     return RankFailure{state.rank, static_cast<int>(ExitCode::lost_rank), error.what()};
   }
@@ -100,32 +109,50 @@ bool finalized() {
   return flag != 0;
 }
 
-/// Ends this process once the others had time to reach the same point: mpirun kills them when the first one is gone.
+volatile std::sig_atomic_t the_exit_code = 0;
+
+/// Unfinished sends may read memory that is gone by now: all is said and flushed, so a fault here only ends the wait. A
+/// wait that does not end is ended by the alarm, and TERM, which mpirun sends when the first rank is gone, comes late.
+void end_whatever_happens(int exit_code) {
+  the_exit_code = exit_code;
+  for (const int signal : {SIGSEGV, SIGBUS, SIGABRT, SIGALRM}) std::signal(signal, [](int) { _exit(the_exit_code); });
+  std::signal(SIGTERM, SIG_IGN);
+  alarm(static_cast<unsigned>(kGraceSeconds) + 2);
+}
+
+/// Waits until the other ranks are here too, since mpirun kills them when the first one is gone.
+void wait_for_others_to_leave(MpiSession::State& state) {
+  Backoff backoff;
+  while (true) {
+    {
+      const std::lock_guard lock(state.calls);
+      if (!state.unsafe) state.notices.poll();
+      const bool blind = state.notices.any_blind();
+      if (state.notices.all_left() && !blind) break;
+      if (state.notices.seconds_since_failure() > (blind ? kBlindGraceSeconds : kGraceSeconds)) return;
+    }
+    backoff.pause();
+  }
+  std::this_thread::sleep_for(kLastLook);
+}
+
 [[noreturn]] void leave_with_error(MpiSession::State& state, int exit_code, const std::string& why) {
+  flush();
   try {
     {
       const std::lock_guard lock(state.calls);
       if (!state.unsafe) state.notices.poll();
       const auto& failure = state.notices.failure();
       if (failure && exit_code == static_cast<int>(ExitCode::lost_rank)) exit_code = failure->exit_code;
+      end_whatever_happens(exit_code);
       state.notices.announce_failure(exit_code, why);
-      state.notices.announce_leaving();
+      state.notices.announce_leaving(state.unsafe);
       state.notices.activities = {{nullptr, [] { return std::string("leaving with an error"); }}};
     }
-    const Stopwatch stopwatch;
-    Backoff backoff;
-    bool others_left = false;
-    while (!others_left && stopwatch.seconds() < kGraceSeconds) {
-      backoff.pause();
-      const std::lock_guard lock(state.calls);
-      if (state.unsafe) continue;
-      state.notices.poll();
-      others_left = state.notices.all_left();
-    }
+    wait_for_others_to_leave(state);
   } catch (const std::exception&) {
     // MPI itself fails: there is nobody to wait for.
   }
-  flush();
   _exit(exit_code);
 }
 
@@ -198,6 +225,13 @@ void leave(MpiSession& session, int exit_code, std::string_view why) {
   if (in_order) {
     const auto failure = barrier(state);
     if (!failure) {
+      if (exit_code != 0) {
+        // mpirun kills the rest when the first one is gone with an error code: no time for MPI_Finalize and
+        // destructors.
+        end_whatever_happens(exit_code);
+        std::this_thread::sleep_for(kLastLook);
+        _exit(exit_code);
+      }
       finalize(state);
       std::exit(exit_code);
     }

@@ -36,13 +36,15 @@ class MpiSession {
 };
 
 /// Ends the process on every rank: call it last in main, with the exit code and, for errors, the line that was logged.
-/// 0 and 75: barrier (at most the communicators' timeout), MPI_Finalize, exit. Any other code: tells the other ranks,
-/// whose waits then end in a CommunicationError quoting `why`, waits at most 1.5 s for them to leave too, and exits
-/// without MPI_Finalize. A rank that leaves with 76 because another one failed takes over that rank's exit code.
+/// 0: barrier (at most the communicators' timeout), MPI_Finalize, exit. 75: barrier, exit. Any other code: tells the
+/// other ranks, whose waits then end in a CommunicationError quoting `why`, waits at most 1.5 s for them to leave too,
+/// and exits without MPI_Finalize. A rank that leaves with 76 because another one failed takes over that rank's exit
+/// code, and so does one that had finished.
 ///
-/// What mpirun then returns (Open MPI 4.1): the code of the ranks, as they all leave with the same one; 137 within
-/// about two seconds if a rank was killed with -9 (mpirun ends the others itself); 76 if a rank was stopped (SIGSTOP)
-/// or never came (the others leave with 76, mpirun kills that rank); 1 if mpirun itself got SIGTERM.
+/// What mpirun then returns (Open MPI 4.1, tried): the code of the ranks, as they all leave with the same one; 76 if a
+/// rank was stopped (SIGSTOP) or never came (the others leave with 76, mpirun kills that rank within three seconds);
+/// 137 within two seconds if a rank was killed with -9 (mpirun ends the others itself); a rank's own code if it exits
+/// without leave(). MPI's "Read -1" lines from ranks that still read from one that is gone mean nothing.
 [[noreturn]] void leave(MpiSession& session, int exit_code, std::string_view why = {});
 
 }  // namespace credence

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "credence/base/stopwatch.h"
 #include "credence/communication/mpi_session.h"
 
 namespace credence {
@@ -36,10 +37,14 @@ class NoticeBoard {
   void poll();
   /// Remembers this rank's failure and tells everybody, once. Never blocks; makes no progress on anything else.
   void announce_failure(int exit_code, const std::string& text);
-  void announce_leaving();
+  /// `blind`: this rank cannot look at messages any more.
+  void announce_leaving(bool blind);
 
   const std::optional<RankFailure>& failure() const { return failure_; }
+  /// Since the first failure, of this rank or another, became known here.
+  double seconds_since_failure() const { return failure_ || announced_ ? since_failure_.seconds() : 0.0; }
   bool all_left() const;
+  bool any_blind() const { return any_blind_; }
 
   /// Asks every other rank what it does. Answers trickle in while polling.
   void ask();
@@ -79,8 +84,10 @@ class NoticeBoard {
   MPI_Request incoming_request_ = MPI_REQUEST_NULL;
   std::list<Outgoing> outgoing_;
   std::optional<RankFailure> failure_;
+  Stopwatch since_failure_;
   bool announced_ = false;
   std::vector<bool> left_;
+  bool any_blind_ = false;
   int question_ = 0;
   std::vector<std::string> answers_;
 };
@@ -92,10 +99,10 @@ struct MpiSession::State {
   int local_size = 1;
   int thread_level = MPI_THREAD_SINGLE;
   std::vector<std::string> hosts;  // of every rank
-  double timeout_seconds = 60.0;   // of the last barrier; the longest of the communicators
+  double timeout_seconds = 0.0;    // of the last barrier: the longest of the communicators, 0 without one
   std::mutex calls;                // whoever makes MPI calls holds it: one thread at a time
   NoticeBoard notices;
-  /// Memory that MPI may still read or write is gone: nothing that could make progress may be called any more.
+  /// Memory that MPI may still write to is gone: nothing that could make progress may be called any more.
   bool unsafe = false;
   std::vector<std::shared_ptr<void>> given_up;  // operations whose own memory MPI may still use
 

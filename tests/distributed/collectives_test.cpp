@@ -1,0 +1,125 @@
+#include <cstdlib>
+
+#include "credence/communication/factory.h"
+#include "support/communicator_laws.h"
+#include "support/faulty_communicator.h"
+#include "support/mpi_test.h"
+
+namespace credence::testing {
+namespace {
+
+MpiOptions options(ReductionOrder order) {
+  MpiOptions result;
+  result.order = order;
+  result.timeout_seconds = 30.0;
+  return result;
+}
+
+std::unique_ptr<Communicator> tree() {
+  return make_mpi_communicator(mpi_session(), options(ReductionOrder::tree));
+}
+
+std::unique_ptr<Communicator> tree_with_thread() {
+  MpiOptions with_thread = options(ReductionOrder::tree);
+  with_thread.progress_thread = true;
+  return make_mpi_communicator(mpi_session(), with_thread);
+}
+
+std::unique_ptr<Communicator> tree_with_few_tags() {
+  MpiOptions few = options(ReductionOrder::tree);
+  few.tag_window = 16;
+  return make_mpi_communicator(mpi_session(), few);
+}
+
+std::unique_ptr<Communicator> fast() {
+  return make_mpi_communicator(mpi_session(), options(ReductionOrder::fast));
+}
+
+/// A communicator that owns what it wraps.
+struct Owned {
+  std::unique_ptr<Communicator> inner = tree();
+};
+class Delayed final : private Owned, public FaultyCommunicator {
+ public:
+  Delayed() : FaultyCommunicator(*inner, {delay()}) {}
+
+ private:
+  static Fault delay() {
+    Fault fault;
+    fault.rank = 0;
+    fault.seconds = 1e-4;
+    return fault;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Mpi, CommunicatorLaws,
+                         ::testing::Values(Backend{"Tree", tree, true},
+                                           Backend{"TreeWithThread", tree_with_thread, true},
+                                           Backend{"TreeWithFewTags", tree_with_few_tags, true}, Backend{"Fast", fast},
+                                           Backend{"Delayed", [] { return std::make_unique<Delayed>(); }, true}),
+                         backend_name);
+
+TEST(MpiSession, KnowsWhereItRuns) {
+  const MpiSession& session = mpi_session();
+  EXPECT_GE(session.rank(), 0);
+  EXPECT_LT(session.rank(), session.size());
+  // One machine here, so all ranks are local.
+  EXPECT_EQ(session.local_rank(), session.rank());
+  EXPECT_EQ(session.local_size(), session.size());
+  EXPECT_NE(session.library_version(), "");
+  const char* launched = std::getenv("OMPI_COMM_WORLD_SIZE");
+  EXPECT_EQ(launched == nullptr ? 1 : std::atoi(launched), session.size());
+}
+
+TEST(MpiCommunicator, ScalarsGoInOneExchangeAndSayWhatTheySend) {
+  const auto world = tree();
+  std::vector<double> scalars(8, 1.0);
+  world->all_reduce(whole(scalars), Reduction::sum).wait();
+  EXPECT_EQ(world->traffic().bytes_sent, 64 * (world->size() - 1));
+}
+
+TEST(MpiCommunicator, DeviceMemoryNeedsNccl) {
+  const auto world = tree();
+  Buffer buffer{nullptr, 0, DType::float32, Device::cuda};
+  if (world->size() > 1) {
+    EXPECT_THROW(static_cast<void>(world->all_reduce(buffer, Reduction::sum)), UserError);
+  } else {
+    world->all_reduce(buffer, Reduction::sum).wait();
+  }
+}
+
+TEST(MpiCommunicator, WaitingIsCounted) {
+  const auto world = tree();
+  world->barrier();
+  const double before = world->traffic().waited_seconds;
+  if (world->rank() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  world->barrier();
+  const double waited = world->traffic().waited_seconds - before;
+  if (world->rank() == 0) {
+    EXPECT_LT(waited, 0.05);
+  } else {
+    EXPECT_GT(waited, 0.025);
+  }
+}
+
+TEST(MpiCommunicator, AnErrorOfALostRankIsAnErrorOnEveryRank) {
+  const auto inner = tree();
+  Fault lost;
+  lost.kind = Fault::Kind::lost;
+  lost.rank = 0;
+  lost.step = 3;
+  FaultyCommunicator world(*inner, {lost}, 0.05);
+  std::vector<float> values(100, 1.0F);
+  for (int step = 0; step < 4; ++step) {
+    world.set_step(step);
+    Pending pending = world.all_reduce(whole(values), Reduction::sum);
+    if (step < 3) {
+      EXPECT_NO_THROW(pending.wait());
+    } else {
+      EXPECT_THROW(pending.wait(), CommunicationError);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace credence::testing

@@ -1,0 +1,151 @@
+// One way to fail: failure_driver SCENARIO TIMEOUT_SECONDS. Rank 1 misbehaves; failures_test.py looks at the outcome.
+#include <fmt/core.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "credence/communication/factory.h"
+
+namespace credence {
+namespace {
+
+struct Scene {
+  MpiSession& session;
+  Communicator& world;
+  bool culprit = false;
+
+  void reduce(std::int64_t count = 250'000) {
+    std::vector<float> values(static_cast<std::size_t>(count), 1.0F);
+    world.all_reduce(Buffer{values.data(), count}, Reduction::sum).wait();
+  }
+};
+
+void sleep_long() {
+  std::this_thread::sleep_for(std::chrono::seconds(60));
+}
+
+void stop_one(Scene& scene) {
+  for (int step = 0;; ++step) {
+    if (scene.culprit && step == 3) std::raise(SIGSTOP);
+    scene.reduce();
+  }
+}
+
+/// Several all-reduces in flight, as in a backward pass, when rank 1 throws out of it.
+void fail_in_backward(Scene& scene) {
+  std::vector<std::vector<float>> values(6, std::vector<float>(500'000, 1.0F));
+  std::vector<Pending> pending;
+  for (std::size_t k = 0; k < values.size(); ++k) {
+    if (scene.culprit && k == 3) throw UserError("no such option");
+    pending.push_back(scene.world.all_reduce(Buffer{values[k].data(), 500'000}, Reduction::sum));
+  }
+  for (Pending& one : pending) one.wait();
+}
+
+void other_operation(Scene& scene) {
+  std::vector<float> values(100'000, 1.0F);
+  if (scene.culprit) {
+    scene.world.broadcast(Buffer{values.data(), 100'000}, 0).wait();
+  } else {
+    scene.reduce(100'000);
+  }
+}
+
+void leave_early(Scene& scene) {
+  if (scene.culprit) leave(scene.session, 0);
+  scene.reduce();
+}
+
+void agree_to_fail(Scene& scene) {
+  collectively(scene.world, [&] { require(!scene.culprit, "no such option"); });
+}
+
+void stop_at_the_end(Scene& scene) {
+  scene.reduce();
+  if (scene.culprit) std::raise(SIGSTOP);
+}
+
+const std::map<std::string, void (*)(Scene&)> kScenes{
+    {"done", [](Scene& scene) { scene.reduce(); }},
+    {"stopped", [](Scene& scene) { scene.reduce(); }},
+    {"stop", stop_one},
+    {"stop-fast", stop_one},
+    {"stop-thread", stop_one},
+    {"stop-at-the-end", stop_at_the_end},
+    {"never-comes", [](Scene& scene) { scene.culprit ? sleep_long() : scene.reduce(); }},
+    {"other-operation", other_operation},
+    {"other-count", [](Scene& scene) { scene.reduce(scene.culprit ? 999 : 1000); }},
+    {"leave-early", leave_early},
+    {"user-error",
+     [](Scene& scene) {
+       if (scene.culprit) throw UserError("no such option");
+       scene.reduce();
+     }},
+    {"user-error-in-backward", fail_in_backward},
+    {"agreed-error", agree_to_fail},
+    {"kill",
+     [](Scene& scene) {
+       if (scene.culprit) std::raise(SIGKILL);
+       scene.reduce();
+     }},
+    {"exit",
+     [](Scene& scene) {
+       if (scene.culprit) _exit(3);
+       scene.reduce();
+     }},
+};
+
+int run(MpiSession& session, const std::string& name, double timeout_seconds, std::string& why) {
+  try {
+    MpiOptions options;
+    options.timeout_seconds = timeout_seconds;
+    options.order = name == "stop-fast" ? ReductionOrder::fast : ReductionOrder::tree;
+    options.progress_thread = name == "stop-thread";
+    const auto world = make_mpi_communicator(session, options);
+    Scene scene{session, *world, session.rank() == 1};
+    scene.reduce();
+    kScenes.at(name)(scene);
+    return name == "stopped" ? 75 : 0;
+  } catch (const Error& error) {
+    why = error.what();
+    return static_cast<int>(error.code());
+  }
+}
+
+}  // namespace
+/// Writes this rank's exit code to a file of the folder CREDENCE_EXIT_CODES, at the very end: mpirun kills what
+/// outlives the first rank, so no process around this one could.
+void record_exit(int code) {
+  const char* folder = std::getenv("CREDENCE_EXIT_CODES");
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (folder == nullptr || rank == nullptr) return;
+  std::ofstream(std::string(folder) + "/" + rank) << code;
+}
+
+}  // namespace credence
+
+// In place of the C library's, for the code linked into this program.
+extern "C" [[noreturn]] void _exit(int code) {
+  credence::record_exit(code);
+  syscall(SYS_exit_group, code);
+  std::abort();
+}
+
+int main(int argc, char** argv) {
+  on_exit([](int code, void*) { credence::record_exit(code); }, nullptr);
+  credence::MpiSession session(argc, argv);
+  if (argc != 3) return 2;
+  std::string why;
+  const int code = credence::run(session, argv[1], std::atof(argv[2]), why);
+  if (!why.empty()) fmt::print(stderr, "[rank {}] {}\n", session.rank(), why);
+  credence::leave(session, code, why);
+}

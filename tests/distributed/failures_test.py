@@ -1,0 +1,95 @@
+"""A hang is never silent: every way to lose a rank ends in time, with the right exit codes and the culprit's name."""
+
+import argparse
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+TIMEOUT = 2.0  # seconds of the communicator
+ASKING = 1.0  # to find out who still answers
+GRACE = 1.5  # for the others to leave
+MPIRUN = 6.0  # start, and killing what is left
+LOST, USAGE = 76, 2
+
+# name, exit code of mpirun, exit code of the ranks but 1, of rank 1 (None: killed or stopped), seconds at most, text
+WAITING = TIMEOUT + ASKING + GRACE + MPIRUN
+SCENARIOS = [
+    ("done", 0, 0, 0, MPIRUN, None),
+    ("stopped", 75, 75, 75, MPIRUN, None),
+    ("stop", LOST, LOST, None, WAITING, r"no answer from rank 1 on "),
+    ("stop-fast", LOST, LOST, None, WAITING, r"no answer from rank 1 on "),
+    ("stop-thread", LOST, LOST, None, WAITING, r"no answer from rank 1 on "),
+    ("stop-at-the-end", LOST, LOST, None, WAITING, r"not every rank came to the end"),
+    ("never-comes", LOST, LOST, None, WAITING, r"waited [23]\.\d s in all-reduce 2 of 1000000 bytes; no answer from rank 1 "),
+    ("other-operation", LOST, LOST, LOST, WAITING, r"rank 1 on \S+ \(in broadcast 2 of 400000 bytes\)|all-reduce 2 of 400000"),
+    ("other-count", LOST, LOST, LOST, WAITING, r"different operations"),
+    ("leave-early", LOST, LOST, LOST, WAITING, r"rank 1 on \S+ \(leaving( with an error)?\)"),
+    ("user-error", USAGE, USAGE, USAGE, GRACE + MPIRUN, r"rank 1 on \S+ failed: no such option"),
+    ("user-error-in-backward", USAGE, USAGE, USAGE, GRACE + MPIRUN, r"rank 1 on \S+ failed: no such option"),
+    ("agreed-error", USAGE, USAGE, USAGE, MPIRUN, r"\[rank 0\] rank 1: no such option"),
+    ("kill", 137, None, None, MPIRUN, None),
+    ("exit", 3, None, 3, MPIRUN, None),
+]
+
+
+def run(arguments, scenario, ranks, folder):
+    """Exit code of mpirun, exit codes of the ranks that ended by themselves, seconds, output."""
+    command = [arguments.mpirun, "--oversubscribe", "--bind-to", "none", "-np", str(ranks), arguments.driver, scenario, str(TIMEOUT)]
+    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1",
+                       CREDENCE_EXIT_CODES=folder)
+    begin = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+                               start_new_session=True)
+    try:
+        output, _ = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        return "hangs", {}, 60.0, output
+    codes = {int(path.name): int(path.read_text() or -1) for path in pathlib.Path(folder).iterdir()}
+    return process.returncode, codes, time.monotonic() - begin, output
+
+
+def check(arguments, scenario, ranks):
+    name, mpirun_code, others_code, culprit_code, most_seconds, text = scenario
+    with tempfile.TemporaryDirectory() as folder:
+        code, codes, seconds, output = run(arguments, name, ranks, folder)
+    wrong = []
+    if code != mpirun_code:
+        wrong.append(f"mpirun returned {code}, expected {mpirun_code}")
+    for rank in range(ranks):
+        expected = culprit_code if rank == 1 else others_code
+        if expected is not None and codes.get(rank) != expected:
+            wrong.append(f"rank {rank} exited {codes.get(rank)}, expected {expected}")
+    if seconds > most_seconds:
+        wrong.append(f"took {seconds:.1f} s, at most {most_seconds:.1f}")
+    if text and not re.search(text, output):
+        wrong.append(f"no line matches {text!r}")
+    print(f"{'FAILED' if wrong else 'ok':6} {name} on {ranks} ranks: {seconds:.1f} s, mpirun {code}, ranks {codes}", flush=True)
+    if wrong:
+        print("\n".join(f"       {line}" for line in wrong))
+    if wrong or arguments.verbose:
+        print(output)
+    return not wrong
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--driver", required=True)
+    parser.add_argument("--mpirun", required=True)
+    parser.add_argument("--only")
+    parser.add_argument("--ranks", type=int, nargs="*", default=[2, 4])
+    parser.add_argument("--verbose", action="store_true")
+    arguments = parser.parse_args()
+    chosen = [scenario for scenario in SCENARIOS if arguments.only in (None, scenario[0])]
+    results = [check(arguments, scenario, ranks) for scenario in chosen for ranks in arguments.ranks]
+    return 0 if results and all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
