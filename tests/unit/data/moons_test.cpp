@@ -103,6 +103,20 @@ TEST(Moons, LieOnTwoHalfCirclesBlurredByTheNoise) {
   EXPECT_NEAR(squares / 1000, noise * noise, 5 * std::sqrt(2.0 / 1000) * noise * noise + 10 * error * error);
 }
 
+TEST(Moons, NoiseIsNormalAndIndependent) {
+  // So much noise that nothing of the moons is left: coordinates uncorrelated, fourth moment 3, five standard errors.
+  const Points points = both_splits({.seed = 4, .points = 4000, .noise = 1e5});
+  double product = 0, fourth_x = 0, fourth_y = 0;
+  for (std::size_t i = 0; i < points.x.size(); ++i) {
+    product += points.x[i] * points.y[i] / 4000;
+    fourth_x += std::pow(points.x[i], 4) / 4000;
+    fourth_y += std::pow(points.y[i], 4) / 4000;
+  }
+  EXPECT_NEAR(product, 0, 5 / std::sqrt(4000.0));
+  EXPECT_NEAR(fourth_x, 3, 5 * std::sqrt(96 / 4000.0));
+  EXPECT_NEAR(fourth_y, 3, 5 * std::sqrt(96 / 4000.0));
+}
+
 TEST(Moons, WithoutNoiseAreTheFormula) {
   // Three points of each moon, t = 0, pi/2 and pi, by hand; x has mean 1/2.
   const std::vector<std::pair<double, double>> formula = {{1, 0}, {0, 1}, {-1, 0}, {0, 0.5}, {1, -0.5}, {2, 0.5}};
