@@ -1,13 +1,9 @@
 #include "credence/data/open.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
 #include <charconv>
-#include <numeric>
-#include <string_view>
 
 #include "credence/base/errors.h"
+#include "credence/base/text.h"
 #include "credence/data/csv.h"
 #include "credence/data/idx.h"
 #include "credence/data/moons.h"
@@ -25,7 +21,6 @@ struct Request {
 
 struct Entry {
   const char* name;
-  const char* usage;
   std::unique_ptr<DataSource> (*open)(const Request& request);
 };
 
@@ -74,34 +69,8 @@ std::unique_ptr<DataSource> open_fashion_mnist(const Request& request) {
                   kind, request);
 }
 
-constexpr Entry kEntries[] = {{"fashion-mnist", "fashion-mnist[:DIR]", open_fashion_mnist},
-                              {"mnist", "mnist:DIR", open_mnist},
-                              {"moons", "moons[:SEED]", open_moons},
-                              {"csv", "csv:FILE", open_csv}};
-
-/// Letters to change, insert or drop to get from one name to the other (Levenshtein).
-std::size_t edit_distance(std::string_view from, std::string_view to) {
-  std::vector<std::size_t> row(to.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    std::size_t diagonal = row[0]++;
-    for (std::size_t j = 0; j < to.size(); ++j) {
-      const std::size_t substituted = diagonal + (from[i] == to[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({substituted, diagonal + 1, row[j] + 1});
-    }
-  }
-  return row.back();
-}
-
-[[noreturn]] void throw_unknown(const std::string& name) {
-  std::vector<std::string> usages;
-  for (const Entry& entry : kEntries) usages.emplace_back(entry.usage);
-  const Entry& nearest =
-      *std::ranges::min_element(kEntries, {}, [&](const Entry& entry) { return edit_distance(name, entry.name); });
-  throw UserError(
-      fmt::format("unknown data '{}'; did you mean {}? Known are {}", name, nearest.usage, fmt::join(usages, ", ")));
-}
+constexpr Entry kEntries[] = {
+    {"fashion-mnist", open_fashion_mnist}, {"mnist", open_mnist}, {"moons", open_moons}, {"csv", open_csv}};
 
 }  // namespace
 
@@ -112,15 +81,15 @@ Split parse_split(const std::string& name) {
 }
 
 std::unique_ptr<DataSource> open_data(const std::string& spec, Split split, const DataOptions& options) {
-  const std::size_t colon = spec.find(':');
-  const std::string name = spec.substr(0, colon);
-  const auto* const entry =
-      std::ranges::find(kEntries, name, [](const Entry& known) { return std::string(known.name); });
-  if (entry == std::end(kEntries)) throw_unknown(name);
-  auto source = entry->open({colon == std::string::npos ? std::string() : spec.substr(colon + 1), split, options});
-  require(!options.normalization || *options.normalization == source->spec().normalization,
-          "{} holds no images: they cannot be normalised like another dataset's", spec);
-  return source;
+  const auto [name, argument] = parse_spec(spec);
+  for (const Entry& entry : kEntries) {
+    if (name != entry.name) continue;
+    auto source = entry.open({argument, split, options});
+    require(!options.normalization || *options.normalization == source->spec().normalization,
+            "{} holds no images: they cannot be normalised like another dataset's", spec);
+    return source;
+  }
+  refuse_unknown("data", name, data_names());
 }
 
 std::vector<std::string> data_names() {

@@ -24,16 +24,16 @@ TEST(OpenData, KnowsItsNames) {
 }
 
 TEST(OpenData, AnUnknownNameComesWithTheNearest) {
-  for (const auto& [given, nearest] : std::map<std::string, std::string>{{"moon", "moons[:SEED]"},
-                                                                         {"Moons:3", "moons[:SEED]"},
-                                                                         {"minst:x", "mnist:DIR"},
-                                                                         {"fashion_mnist", "fashion-mnist[:DIR]"},
-                                                                         {"cvs:a.csv", "csv:FILE"},
-                                                                         {"", "csv:FILE"}})
+  for (const auto& [given, nearest] : std::map<std::string, std::string>{{"moon", "moons"},
+                                                                         {"Moons:3", "moons"},
+                                                                         {"minst:x", "mnist"},
+                                                                         {"fashion_mnist", "fashion-mnist"},
+                                                                         {"cvs:a.csv", "csv"},
+                                                                         {"", "csv"}})
     EXPECT_THAT(opening(given), ThrowsMessage<UserError>(
                                     AllOf(HasSubstr(fmt::format("unknown data '{}'", given.substr(0, given.find(':')))),
-                                          HasSubstr(fmt::format("did you mean {}?", nearest)),
-                                          HasSubstr("fashion-mnist[:DIR], mnist:DIR, moons[:SEED], csv:FILE"))));
+                                          HasSubstr(fmt::format("did you mean '{}'?", nearest)),
+                                          HasSubstr("fashion-mnist, mnist, moons, csv"))));
 }
 
 TEST(OpenData, Moons) {
