@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "credence/base/errors.h"
@@ -14,6 +15,11 @@ void check_mpi(int code, const char* call) {
   int length = 0;
   MPI_Error_string(code, text, &length);
   throw CommunicationError(fmt::format("{} failed: {}", call, text));
+}
+
+std::int64_t steady_instant() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 NoticeBoard::Notice NoticeBoard::make(Kind kind, int exit_code, const std::string& text) {
@@ -84,6 +90,7 @@ void NoticeBoard::handle(const Notice& notice, int source) {
     case Kind::leaving:
       left_[static_cast<std::size_t>(source)] = true;
       any_blind_ = any_blind_ || notice.exit_code != 0;
+      last_leaving_ = std::max(last_leaving_, notice.instant);
       break;
     case Kind::question: {
       Notice answer = make(Kind::answer, 0, activity());
@@ -120,7 +127,10 @@ void NoticeBoard::announce_failure(int exit_code, const std::string& text) {
 
 void NoticeBoard::announce_leaving(bool blind) {
   any_blind_ = any_blind_ || blind;
-  send_to_all(make(Kind::leaving, blind ? 1 : 0, ""));
+  Notice notice = make(Kind::leaving, blind ? 1 : 0, "");
+  notice.instant = steady_instant();
+  last_leaving_ = std::max(last_leaving_, notice.instant);
+  send_to_all(notice);
 }
 
 bool NoticeBoard::all_left() const {

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <csignal>
@@ -65,15 +66,17 @@ void flush() {
   std::fflush(nullptr);
 }
 
-/// Barrier that ends with an explanation instead of hanging; null: everybody came.
-std::optional<RankFailure> barrier(MpiSession::State& state) {
+/// Barrier that ends with an explanation instead of hanging; null: everybody came, the last one at `last`.
+std::optional<RankFailure> barrier(MpiSession::State& state, std::int64_t& last) {
+  const std::int64_t mine = steady_instant();
   if (state.unsafe) return RankFailure{state.rank, static_cast<int>(ExitCode::lost_rank), "communication was given up"};
   try {
     MPI_Request request = MPI_REQUEST_NULL;
     {
       const std::lock_guard lock(state.calls);
       state.notices.activities = {{nullptr, [] { return std::string("leaving"); }}};
-      check_mpi(MPI_Ibarrier(state.notices.communicator(), &request), "MPI_Ibarrier");
+      check_mpi(MPI_Iallreduce(&mine, &last, 1, MPI_INT64_T, MPI_MAX, state.notices.communicator(), &request),
+                "MPI_Iallreduce");
     }
     const double timeout_seconds = state.timeout_seconds > 0.0 ? state.timeout_seconds : kLastBarrierSeconds;
     const Stopwatch stopwatch;
@@ -120,6 +123,14 @@ void end_whatever_happens(int exit_code) {
   alarm(static_cast<unsigned>(kGraceSeconds) + 2);
 }
 
+/// Returns on all ranks of a machine within microseconds, when all of them know that they may end.
+void end_together(std::int64_t last) {
+  const auto now = std::chrono::nanoseconds(steady_instant());
+  const auto end = std::chrono::nanoseconds(last) + kLastLook;
+  // Another machine has another clock.
+  std::this_thread::sleep_for(std::clamp<std::chrono::nanoseconds>(end - now, kLastLook / 2, 2 * kLastLook));
+}
+
 /// Waits until the other ranks are here too, since mpirun kills them when the first one is gone.
 void wait_for_others_to_leave(MpiSession::State& state) {
   Backoff backoff;
@@ -133,7 +144,7 @@ void wait_for_others_to_leave(MpiSession::State& state) {
     }
     backoff.pause();
   }
-  std::this_thread::sleep_for(kLastLook);
+  end_together(state.notices.last_leaving());
 }
 
 [[noreturn]] void leave_with_error(MpiSession::State& state, int exit_code, const std::string& why) {
@@ -185,7 +196,8 @@ MpiSession::MpiSession(int& argc, char**& argv)
 
 MpiSession::~MpiSession() {
   if (std::uncaught_exceptions() > exceptions_at_start_ || finalized()) return;
-  if (const auto failure = barrier(*state_)) {
+  std::int64_t last = 0;
+  if (const auto failure = barrier(*state_, last)) {
     std::fprintf(stderr, "MPI is not ended in order: %s\n", failure->text.c_str());
     return;
   }
@@ -223,13 +235,14 @@ void leave(MpiSession& session, int exit_code, std::string_view why) {
       exit_code == static_cast<int>(ExitCode::done) || exit_code == static_cast<int>(ExitCode::stopped);
   std::string text(why);
   if (in_order) {
-    const auto failure = barrier(state);
+    std::int64_t last = 0;
+    const auto failure = barrier(state, last);
     if (!failure) {
       if (exit_code != 0) {
         // mpirun kills the rest when the first one is gone with an error code: no time for MPI_Finalize and
         // destructors.
         end_whatever_happens(exit_code);
-        std::this_thread::sleep_for(kLastLook);
+        end_together(last);
         _exit(exit_code);
       }
       finalize(state);

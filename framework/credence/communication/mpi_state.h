@@ -3,6 +3,7 @@
 
 #include <mpi.h>
 
+#include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
@@ -45,6 +46,8 @@ class NoticeBoard {
   double seconds_since_failure() const { return failure_ || announced_ ? since_failure_.seconds() : 0.0; }
   bool all_left() const;
   bool any_blind() const { return any_blind_; }
+  /// When the last rank left, as far as known here: nanoseconds of the steady clock.
+  std::int64_t last_leaving() const { return last_leaving_; }
 
   /// Asks every other rank what it does. Answers trickle in while polling.
   void ask();
@@ -63,7 +66,8 @@ class NoticeBoard {
     Kind kind = Kind::failure;
     int exit_code = 0;
     int question = 0;
-    char text[1012] = {};  // 1 KiB together: below the eager limit of every transport, so that sending needs no partner
+    std::int64_t instant = 0;  // steady clock, where it is the same machine's
+    char text[1000] = {};  // 1 KiB together: below the eager limit of every transport, so that sending needs no partner
   };
   struct Outgoing {
     Notice notice;
@@ -88,9 +92,13 @@ class NoticeBoard {
   bool announced_ = false;
   std::vector<bool> left_;
   bool any_blind_ = false;
+  std::int64_t last_leaving_ = 0;
   int question_ = 0;
   std::vector<std::string> answers_;
 };
+
+/// Nanoseconds of the steady clock, which processes of one machine share.
+std::int64_t steady_instant();
 
 struct MpiSession::State {
   int rank = 0;
