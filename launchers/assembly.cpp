@@ -97,8 +97,9 @@ Machine choose_machine(const OptionValues& values, MpiSession& session, Communic
 }
 
 std::unique_ptr<Communicator> make_control_communicator(const OptionValues& values, MpiSession& session) {
+  const double timeout_seconds = timeout_of(values);
   if (session.size() == 1) return make_self_communicator();
-  return make_mpi_communicator(session, {.order = ReductionOrder::fast, .timeout_seconds = timeout_of(values)});
+  return make_mpi_communicator(session, {.order = ReductionOrder::fast, .timeout_seconds = timeout_seconds});
 }
 
 std::unique_ptr<Communicator> make_training_communicator(const OptionValues& values, const Machine& machine,

@@ -283,7 +283,7 @@ int run_train(const CommandContext& context) {
     log_info("the run is finished: {} of {} steps are done; more --epochs or --steps continue it", state.step,
              total_steps);
     state.finished = true;
-    return conclude(context, line, state, Outcome::finished, start.directory, {});
+    return conclude(context, line, state, Outcome::finished, start.directory, nlohmann::json::object());
   }
   start.checkpoint.reset();
   collectively(*control, [&] {

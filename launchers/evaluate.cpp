@@ -1,0 +1,112 @@
+#include "credence/prediction/evaluate.h"
+
+#include "assembly.h"
+#include "command_line.h"
+#include "commands.h"
+#include "credence/base/log.h"
+#include "credence/base/text.h"
+#include "credence/data/open.h"
+#include "credence/prediction/predictions_file.h"
+
+namespace credence {
+namespace {
+
+const std::vector<CommandOption>& evaluate_extras() {
+  static const std::vector<CommandOption> extras = {
+      {"checkpoint", "checkpoint file, or run directory (its newest good one)"},
+      {"samples", "posterior draws (default 32)"},
+      {"split", "train | test (default test)"},
+      {"ood", "out-of-distribution data, as for --data: AUROC by predictive entropy"},
+      {"elbo", "also the ELBO of the training data, with its standard error", true},
+      {"predictions", "HDF5 file for per-example predictions and what figures are drawn from"},
+      {"json", "the metrics as one JSON object, last line of stdout", true},
+      {"help", "this text", true}};
+  return extras;
+}
+
+constexpr std::string_view kTrainingOptions[] = {"data", "threads", "device", "backend", "timeout-seconds"};
+
+void print_metrics(const nlohmann::json& metrics) {
+  fmt::print("{:<22} {:>12} {:>12}\n", "", "predictive", "at the mean");
+  for (const auto& [name, value] : metrics.items()) {
+    if (!value.is_number_float()) continue;
+    const nlohmann::json& mean = metrics.at("mean");
+    fmt::print("{:<22} {:>12.4f} {:>12}\n", name, value.get<double>(),
+               mean.contains(name) ? fmt::format("{:.4f}", mean[name].get<double>()) : "");
+  }
+  if (!metrics.contains("elbo")) return;
+  fmt::print("\nELBO of the training data, nats\n");
+  for (const auto& [name, value] : metrics["elbo"].items()) fmt::print("{:<22} {:>12.3f}\n", name, value.get<double>());
+}
+
+void require_same_inputs(const DataSource& source, const ExampleSpec& trained, const std::string& spec) {
+  require(source.spec().input_shape == trained.input_shape, "the examples of {} have another shape than those the "
+                                                            "network was trained on", spec);
+}
+
+}  // namespace
+
+int run_evaluate(const CommandContext& context) {
+  MpiSession& session = context.session;
+  const CommandLine line = parse_command_line(context.arguments, evaluate_extras(), kTrainingOptions);
+  if (line.help) {
+    print_help(session,
+               "credence evaluate [options]\n\n" + describe_options(evaluate_extras(), kTrainingOptions));
+    return 0;
+  }
+  const auto path = line.text("checkpoint");
+  require(path.has_value(), "evaluate needs --checkpoint DIR or FILE");
+  const std::int64_t samples = parse_integer(line.text("samples").value_or("32"), "--samples");
+  require(samples >= 1 && samples <= 1'000'000, "--samples must be between 1 and 1000000, not {}", samples);
+  const Split split = parse_split(line.text("split").value_or("test"));
+
+  const auto control = make_control_communicator(line.training, session);
+  const Machine machine = choose_machine(line.training, session, *control);
+  std::unique_ptr<LoadedModel> loaded;
+  std::unique_ptr<DataSource> source;
+  std::unique_ptr<DataSource> ood;
+  std::unique_ptr<DataSource> training;
+  collectively(*control, [&] {
+    loaded = std::make_unique<LoadedModel>(load_model(*path, machine));
+    const std::string recorded = loaded->values.text("data");
+    const std::string spec = line.training.given("data") ? line.training.text("data") : recorded;
+    const DataOptions as_trained{.normalization = loaded->examples.normalization};
+    source = open_data(spec, split, as_trained);
+    require_same_inputs(*source, loaded->examples, spec);
+    require(source->spec().classes <= loaded->examples.classes || loaded->examples.classes == 0,
+            "{} has {} classes, and the network was trained on {}", spec, source->spec().classes,
+            loaded->examples.classes);
+    if (const auto other = line.text("ood")) {
+      ood = open_data(*other, Split::test, as_trained);
+      require_same_inputs(*ood, loaded->examples, *other);
+    }
+    if (line.has("elbo")) {
+      training = open_data(recorded, Split::train, as_trained);
+      require(training->digest() == std::get<std::string>(loaded->checkpoint.attributes().at("dataset_digest")),
+              "--elbo needs the training data, and {} has other content than when the run was trained", recorded);
+    }
+  });
+
+  Model& model = loaded->model;
+  const Evaluation evaluation = evaluate(
+      {*model.network, *model.posterior, model.likelihood, *source, *control, ood.get(), training.get()},
+      {.samples = static_cast<int>(samples),
+       .seed = static_cast<std::uint64_t>(loaded->values.integer("seed")),
+       .keep_probabilities = line.has("predictions")});
+  if (const auto file = line.text("predictions")) {
+    collectively(*control, [&] {
+      if (session.rank() == 0) write_predictions(*file, evaluation, *source);
+    });
+  }
+  nlohmann::json metrics = to_json(evaluation);
+  metrics["checkpoint"] = loaded->checkpoint.file().string();
+  metrics["step"] = loaded->checkpoint.integer("step");
+  if (line.has("json")) {
+    print_json(session, metrics);
+  } else if (session.rank() == 0) {
+    print_metrics(metrics);
+  }
+  return 0;
+}
+
+}  // namespace credence

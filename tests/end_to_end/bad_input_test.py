@@ -1,0 +1,145 @@
+"""Bad input: one clear sentence, the right exit code on every rank, nothing lost, no hang."""
+
+import gzip
+import os
+import struct
+import subprocess
+import unittest
+
+from support import ENVIRONMENT, EXECUTABLE, MOONS, MPIRUN, RunTest, checkpoints, run
+
+
+def idx(images, labels, pixels=28):
+    data = bytes(range(256)) * ((len(labels) * pixels * pixels) // 256 + 1)
+    head = struct.pack(">IIII", 2051, images, pixels, pixels)
+    return head + data[: len(labels) * pixels * pixels], struct.pack(">II", 2049, len(labels)) + bytes(labels)
+
+
+class CommandLine(RunTest):
+    def refuse(self, *arguments, words=(), ranks=2, code=2):
+        self.assert_refused(run(*arguments, "--out", self.folder / "run", ranks=ranks), code, *words)
+        self.assertEqual(checkpoints(self.folder / "run") if (self.folder / "run").exists() else [], [])
+
+    def test_unknown_option_and_values(self):
+        self.refuse("train", "--optimiser", "adam", words=("--optimiser", "--optimizer"))
+        for option, value, near in (("--data", "mnits:x", "mnist"), ("--network", "lenet", "lenet5"),
+                                    ("--posterior", "meanfield", "mean-field"), ("--prior", "gauss", "normal"),
+                                    ("--likelihood", "categoric", "categorical"), ("--optimizer", "adm", "adam"),
+                                    ("--noise", "shards", "shard"), ("--reduction", "three", "tree"),
+                                    ("--estimator", "flip", "reparam"), ("--device", "gpu", "cpu"),
+                                    ("--lr-schedule", "cos", "cosine"), ("--precision", "float16", "float")):
+            with self.subTest(option=option):
+                self.refuse("train", option, value, words=(value.split(":")[0], near), ranks=1)
+
+    def test_numbers_out_of_range(self):
+        for option, value in (("--lr", "fast"), ("--lr", "-1"), ("--batch", "0"), ("--batch", "1.5"), ("--epochs", "0"),
+                              ("--epochs", "-3"), ("--steps", "0"), ("--shards", "0"), ("--seed", "-1"), ("--keep", "1"),
+                              ("--prior", "normal:0"), ("--kl-warmup", "2"), ("--weight-samples", "0"),
+                              ("--initial-scale", "0"), ("--timeout-seconds", "0"), ("--beta1", "1"),
+                              ("--clip-norm", "nan"), ("--log-every", "0")):
+            with self.subTest(option=option, value=value):
+                self.refuse("train", *[item for item in MOONS if option != "--batch" or item not in ("--batch", "64")],
+                            option, value, ranks=1)
+
+    def test_combinations(self):
+        self.refuse("train", *MOONS, "--kl-weight", "0.5", "--temperature", "0.5", words=("--kl-weight",))
+        self.refuse("train", *MOONS, "--epochs", "2", "--steps", "5", words=("--steps",))
+        self.refuse("train", *MOONS, "--prior", "none", words=("mean-field",))
+        self.refuse("train", *MOONS[:2], "--network", "lenet5", words=("lenet5",))
+        self.refuse("train", *MOONS, "--noise", "antithetic", "--shards", "1", ranks=1, words=("antithetic",))
+
+    def test_ranks_and_shards(self):
+        self.refuse("train", *MOONS, "--shards", "2", ranks=4, words=("--shards 2", "4 ranks"))
+        self.refuse("train", *MOONS, "--shards", "6", "--reduction", "tree", words=("power of two",))
+        self.refuse("train", *MOONS, ranks=3, words=("3 ranks",))
+        self.refuse("train", *MOONS[:-2], "--batch", "63", "--shards", "2", words=("63",))
+
+    def test_command_missing_or_unknown(self):
+        self.assert_refused(run(), 2, "command")
+        self.assert_refused(run("trian"), 2, "trian", "train")
+        self.assert_refused(run("inspect"), 2, "inspect")
+        self.assert_refused(run("evaluate", ranks=2), 2, "--checkpoint")
+
+    def test_ranks_started_with_different_options(self):
+        common = [EXECUTABLE, "train", *MOONS, "--steps", "5", "--out", str(self.folder / "run")]
+        command = [MPIRUN, "--oversubscribe", "-np", "1", *common, "--lr", "0.01", ":", "-np", "1", *common, "--lr", "0.02"]
+        result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+        self.assertEqual(result.returncode, 2, result)
+        self.assertIn("--lr", result.stderr)
+
+    def test_config_file(self):
+        config = self.folder / "run.ini"
+        config.write_text("network = mlp:4\nlearning-rate = 1\n")
+        self.refuse("train", *MOONS[:2], "--config", config, words=("learning-rate", "line 2"))
+        self.refuse("train", *MOONS, "--config", self.folder / "missing.ini", words=("missing.ini",))
+
+    def test_resume_with_other_options(self):
+        options = ("train", *MOONS, "--steps", 5, "--progress", "none", "--out", self.folder / "kept")
+        self.succeed(*options)
+        before = checkpoints(self.folder / "kept")[-1].read_bytes()
+        self.assert_refused(run(*options, "--lr", "0.1", "--seed", 3, ranks=2), 2, "--lr", "--seed")
+        self.assert_refused(run("train", "--out", self.folder / "kept", "--network", "mlp:7"), 2, "--network")
+        self.assertEqual(checkpoints(self.folder / "kept")[-1].read_bytes(), before)
+        self.succeed("train", "--lr", "0.0050", "--out", self.folder / "kept")
+
+
+class Data(RunTest):
+    def write(self, images, labels):
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "train-images-idx3-ubyte").write_bytes(images)
+        (self.folder / "train-labels-idx1-ubyte").write_bytes(labels)
+
+    def refuse(self, *words, data=None, ranks=2):
+        result = run("train", "--data", data or f"mnist:{self.folder}", "--network", "mlp:4", "--batch", "4", "--steps", "3",
+                     "--out", self.folder / "run", "--progress", "none", ranks=ranks)
+        self.assert_refused(result, 65, *words)
+
+    def test_missing_directory_or_file(self):
+        self.refuse("nowhere", data="mnist:/nowhere")
+        self.refuse("train-images")
+        self.refuse("absent.csv", data=f"csv:{self.folder}/absent.csv")
+
+    def test_truncated_wrong_magic_and_labels_out_of_range(self):
+        images, labels = idx(20, [1] * 20)
+        self.write(images[:-5], labels)
+        self.refuse("train-images")
+        self.write(b"\0\0\x08\x05" + images[4:], labels)
+        self.refuse("train-images")
+        self.write(images, labels[:-1] + b"\x0b")
+        self.refuse("train-labels")
+        self.write(images, labels[:-1])
+        self.refuse("train-labels")
+        self.write(gzip.compress(images)[:-9], labels)
+        self.refuse("train-images")
+
+    def test_nan_in_the_data(self):
+        table = self.folder / "table.csv"
+        table.write_text("x1,x2,y\n1,2,0\n3,nan,1\n")
+        self.refuse("table.csv", "line 3", data=f"csv:{table}")
+
+    def test_dataset_changed_under_a_run(self):
+        table = self.folder / "table.csv"
+        rows = "".join(f"{i * 0.1},{i % 7},{i % 2}\n" for i in range(40))
+        table.write_text("x1,x2,y\n" + rows)
+        options = ("train", "--data", f"csv:{table}", "--network", "mlp:4", "--batch", "8", "--progress", "none", "--out",
+                   self.folder / "run")
+        self.succeed(*options, "--steps", 5)
+        table.write_text("x1,x2,y\n" + rows.replace("0.1,", "0.2,", 1))
+        self.assert_refused(run(*options, "--steps", 9), 2, "other content")
+        table.write_text("x1,x2,y\n" + rows + "1,1,1\n")
+        self.assert_refused(run(*options, "--steps", 9), 2, "40 examples")
+
+
+class Divergence(RunTest):
+    def test_learning_rate_that_diverges(self):
+        for rate in ("1e30", "1e6"):
+            with self.subTest(rate=rate):
+                result = run("train", *MOONS, "--lr", rate, "--optimizer", "sgd", "--steps", 500, "--progress", "none",
+                             "--out", self.folder / f"run-{rate}", ranks=2)
+                self.assert_refused(result, 93, "step")
+                for file in checkpoints(self.folder / f"run-{rate}"):
+                    self.assertEqual(run("inspect", "--verify", file).code, 0)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

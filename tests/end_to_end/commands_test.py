@@ -1,0 +1,102 @@
+"""The commands of the README, as a user types them."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import unittest
+
+import h5py
+
+from support import MOONS, RunTest, checkpoints, run
+
+
+class Commands(RunTest):
+    def test_moons_is_learned_evaluated_and_inspected(self):
+        self.succeed("train", "--data", "moons", "--network", "mlp:5,5,tanh", "--likelihood", "bernoulli", "--batch", 500,
+                     "--steps", 3000, "--lr", "0.02", "--log-every", 1000, "--out", self.folder, ranks=2)
+        file = checkpoints(self.folder)[-1]
+        metrics = [self.succeed("evaluate", "--checkpoint", self.folder, "--elbo", "--json", "--predictions",
+                                self.folder / f"predictions-{ranks}.h5", ranks=ranks).json for ranks in (1, 2, 4)]
+        self.assertEqual(metrics[0], metrics[1])
+        self.assertEqual(metrics[0], metrics[2])
+        for name in ("accuracy", "nll", "ece", "brier", "entropy", "mutual_information", "samples"):
+            self.assertIn(name, metrics[0])
+            self.assertIn(name, metrics[0]["mean"])
+        self.assertGreater(metrics[0]["accuracy"], 0.94)
+        self.assertLess(metrics[0]["nll"], 0.2)
+        elbo = metrics[0]["elbo"]
+        self.assertAlmostEqual(elbo["elbo"], elbo["expected_log_likelihood"] - elbo["kl"], places=6)
+        described = self.succeed("inspect", file, "--json").json
+        self.assertEqual(described["attributes"]["step"], 3000)
+        self.assertAlmostEqual(sum(tensor["kl"] for tensor in described["posterior"].values()), elbo["kl"], places=6)
+        self.succeed("inspect", "--verify", file)
+        with h5py.File(self.folder / "predictions-1.h5") as predictions:
+            self.assertEqual(predictions["surface/probability"].shape, (100, 100))
+
+    def test_checkpoint_as_h5py_sees_it(self):
+        self.succeed("train", *MOONS, "--steps", 30, "--progress", "none", "--out", self.folder, ranks=2)
+        with h5py.File(checkpoints(self.folder)[-1]) as file:
+            for name in ("format", "format_version", "step", "epoch", "seed", "shards", "world_size", "dataset_size",
+                         "complete"):
+                self.assertIn(name, file.attrs)
+            self.assertEqual((file.attrs["step"], file.attrs["shards"], file.attrs["world_size"]), (30, 2, 2))
+            self.assertIn("network = mlp:20,20", file["config"].asstr()[()])
+            for name in ("step", "epoch", "elbo", "objective", "expected_log_likelihood", "kl", "learning_rate",
+                         "gradient_norm", "seconds"):
+                self.assertEqual(file["history"][name].shape, (30,))
+                self.assertEqual(file["history"][name].dtype, "float64")
+            history = {name: file["history"][name][()] for name in ("elbo", "expected_log_likelihood", "kl", "objective")}
+            for elbo, likelihood, kl, objective in zip(*history.values()):
+                self.assertTrue(math.isclose(elbo, likelihood - kl, rel_tol=1e-9))
+                self.assertTrue(math.isclose(objective, -elbo, rel_tol=1e-9))
+            tensor = file["posterior/fc1.weight"]
+            self.assertEqual(tensor["mean"].shape, (20, 2))
+            scale, raw = tensor["scale"][()], tensor["raw_scale"][()]
+            for value, raw_value in zip(scale.flat, raw.flat):
+                self.assertTrue(math.isclose(value, math.log1p(math.exp(raw_value)), rel_tol=1e-5))
+            self.assertEqual(file["optimizer/mean_first_moment/fc2.weight"].shape, (20, 20))
+
+    def test_point_has_no_bound(self):
+        result = self.succeed("train", *MOONS, "--posterior", "point", "--steps", 20, "--progress", "none", "--json",
+                              "--out", self.folder)
+        self.assertIsNone(result.json["elbo"])
+        with h5py.File(checkpoints(self.folder)[-1]) as file:
+            self.assertTrue(all(math.isnan(value) for value in file["history/elbo"][()]))
+            self.assertTrue(all(math.isfinite(value) for value in file["history/objective"][()]))
+            self.assertIn("none", file.attrs["bound"])
+
+    def test_out_of_distribution(self):
+        data = os.environ.get("CREDENCE_SHARED_DATA", "")
+        fashion = "/usr/share/datasets/fashion-mnist"
+        other = f"mnist:{data}/mnist" if data and pathlib.Path(data, "mnist").exists() else f"fashion-mnist:{fashion}"
+        self.succeed("train", "--network", "mlp:16", "--steps", 30, "--batch", 64, "--progress", "none", "--out",
+                     self.folder / "run", ranks=2)
+        metrics = self.succeed("evaluate", "--checkpoint", self.folder / "run", "--data", "fashion-mnist", "--ood", other,
+                               "--samples", 2, "--json", ranks=2).json
+        if other.startswith("mnist"):
+            self.assertTrue(0.0 <= metrics["ood_auroc"] <= 1.0)
+        else:
+            self.assertAlmostEqual(metrics["ood_auroc"], 0.5, places=12)
+
+    def test_doctor_and_help(self):
+        report = self.succeed("doctor", "--json", ranks=2).json
+        self.assertTrue(all(finding["good"] for finding in report.values()), report)
+        self.assertIn("train", self.succeed("--help").stdout)
+        for command in ("train", "evaluate", "inspect", "doctor"):
+            self.assertIn("--help", self.succeed(command, "--help").stdout)
+
+    def test_json_is_the_last_line_of_stdout(self):
+        result = self.succeed("train", *MOONS, "--steps", 5, "--json", "--out", self.folder, ranks=2)
+        self.assertEqual(len(result.stdout.strip().splitlines()), 1)
+        self.assertEqual(json.loads(result.stdout)["outcome"], "finished")
+
+    def test_config_ini_starts_the_same_run(self):
+        self.succeed("train", *MOONS, "--steps", 10, "--seed", 4, "--out", self.folder / "a", ranks=2)
+        self.succeed("train", "--config", self.folder / "a" / "config.ini", "--out", self.folder / "b")
+        self.assert_same_bits(checkpoints(self.folder / "a")[-1], checkpoints(self.folder / "b")[-1])
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

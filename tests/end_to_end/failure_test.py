@@ -1,0 +1,145 @@
+"""What breaks while training: lost and stopped ranks, damaged checkpoints, full disks, two jobs on one directory."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import unittest
+
+from support import MOONS, RunTest, checkpoints, children, finish, run, start, wait_until
+
+
+def training(directory):
+    """Whether the run in a directory has begun its steps."""
+    status = directory / "status.json"
+    return status.exists() and "running" in status.read_text()
+
+
+class LostRanks(RunTest):
+    LONG = ("train", *MOONS, "--steps", 1000000, "--progress", "none", "--timeout-seconds", 5)
+
+    def begin(self, ranks):
+        process = start(*self.LONG, "--shards", 4, "--out", self.folder / "run", ranks=ranks)
+        pids = wait_until(lambda: len(found := children(process.pid)) == ranks and found, f"{ranks} ranks")
+        wait_until(lambda: training(self.folder / "run"), "training to begin")
+        time.sleep(0.5)
+        return process, pids
+
+    def test_stopped_rank_is_noticed_and_named(self):
+        process, pids = self.begin(4)
+        began = time.monotonic()
+        os.kill(pids[2], signal.SIGSTOP)
+        result = finish(process, 60)
+        self.assertEqual(result.code, 76, result)
+        self.assertLess(time.monotonic() - began, 5 + 10)
+        self.assertIn("rank 2", result.stderr)
+        status = json.loads((self.folder / "run" / "status.json").read_text())
+        self.assertEqual((status["status"], status["exit_code"]), ("failed", 76))
+        self.assertIn("rank 2", status["message"])
+
+    def test_killed_rank_ends_the_job(self):
+        process, pids = self.begin(2)
+        began = time.monotonic()
+        os.kill(pids[1], signal.SIGKILL)
+        result = finish(process, 60)
+        self.assertIn(result.code, (137, 76), result)
+        self.assertLess(time.monotonic() - began, 10)
+        for pid in pids:
+            self.assertFalse(os.path.exists(f"/proc/{pid}"), f"rank process {pid} is left over")
+
+    def test_term_through_the_wrapper_leaves_a_checkpoint(self):
+        wrapper = os.environ["CREDENCE_WRAPPER"]
+        command = [wrapper, "-np", "2", os.environ["CREDENCE_EXECUTABLE"], *map(str, self.LONG), "--out",
+                   str(self.folder / "run")]
+        environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+                                   start_new_session=True)
+        wait_until(lambda: training(self.folder / "run"), "training to begin")
+        time.sleep(0.5)
+        process.terminate()
+        result = finish(process, 60)
+        self.assertEqual(result.code, 75, result)
+        self.assertEqual(len(checkpoints(self.folder / "run")), 1)
+
+
+class Directory(RunTest):
+    def test_second_job_names_the_owner(self):
+        process = start("train", *MOONS, "--steps", 1000000, "--progress", "none", "--out", self.folder / "run")
+        wait_until(lambda: training(self.folder / "run"), "training to begin")
+        second = run("train", *MOONS, "--steps", 10, "--out", self.folder / "run", ranks=2)
+        self.assert_refused(second, 73, str(process.pid))
+        process.send_signal(signal.SIGUSR2)
+        self.assertEqual(finish(process).code, 75)
+
+    def test_directory_that_cannot_be_made(self):
+        (self.folder / "file").write_text("")
+        self.assert_refused(run("train", *MOONS, "--steps", 3, "--out", self.folder / "file" / "run", ranks=2), 74,
+                            "file/run")
+
+    def test_full_disk(self):
+        mount = self.folder / "disk"
+        mount.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True).returncode != 0:
+            self.fail("a small file system cannot be mounted: this test needs root")
+        self.addCleanup(subprocess.run, ["umount", mount])
+        options = ("train", "--data", "moons", "--network", "mlp:50,50", "--likelihood", "bernoulli", "--steps", 400,
+                   "--checkpoint-every", 20, "--progress", "none", "--out", mount / "run")
+        self.succeed(*options[:8], 20, *options[9:])
+        before = {file.name: file.read_bytes() for file in checkpoints(mount / "run")}
+        with open(mount / "filler", "wb") as filler:
+            try:
+                while True:
+                    filler.write(b"x" * 4096)
+                    filler.flush()
+            except OSError:
+                pass
+        result = run(*options, ranks=2)
+        self.assertEqual(result.code, 74, result)
+        self.assertEqual({file.name: file.read_bytes() for file in checkpoints(mount / "run")}, before)
+        self.assertEqual(list((mount / "run").glob("*.tmp*")), [])
+        os.remove(mount / "filler")
+        self.succeed(*options, ranks=2)
+
+
+class DamagedCheckpoints(RunTest):
+    def setUp(self):
+        super().setUp()
+        self.options = ("train", *MOONS, "--steps", 40, "--checkpoint-every", 10, "--progress", "none", "--out")
+        self.succeed(*self.options, self.folder / "run")
+        self.newest = checkpoints(self.folder / "run")[-1]
+
+    def damage(self, file, position):
+        data = bytearray(file.read_bytes())
+        data[position] ^= 0x10
+        file.write_bytes(bytes(data))
+
+    def test_damaged_newest_is_named_and_the_one_before_used(self):
+        straight = self.folder / "straight.h5"
+        shutil.copy(self.newest, straight)
+        for number, change in enumerate((lambda f: self.damage(f, len(f.read_bytes()) // 2),
+                                         lambda f: self.damage(f, 3),
+                                         lambda f: f.write_bytes(f.read_bytes()[:-100]),
+                                         lambda f: f.write_bytes(b""))):
+            with self.subTest(change=number):
+                shutil.copy(straight, self.newest)
+                change(self.newest)
+                result = self.succeed(*self.options, self.folder / "run", ranks=2)
+                self.assertIn(self.newest.name, result.stderr)
+                self.assertIn("skipping", result.stderr)
+                self.assert_same_bits(straight, self.newest)
+
+    def test_all_damaged_is_never_a_fresh_start(self):
+        for file in checkpoints(self.folder / "run"):
+            self.damage(file, 5000)
+        result = run(*self.options, self.folder / "run", ranks=2)
+        self.assert_refused(result, 65, "none of the", self.newest.name)
+        inspected = run("inspect", "--verify", self.newest)
+        self.assert_refused(inspected, 65, self.newest.name)
+        evaluated = run("evaluate", "--checkpoint", self.newest, ranks=2)
+        self.assert_refused(evaluated, 65, self.newest.name)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,128 @@
+"""A run is a function of its configuration: same bits on any number of ranks, stopped and resumed any number of times."""
+
+import os
+import random
+import signal
+import time
+import unittest
+
+from support import MOONS, RunTest, checkpoints, children, finish, run, start, wait_until
+
+FASHION = "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"
+
+
+def last(directory):
+    return checkpoints(directory)[-1]
+
+
+class WorldSize(RunTest):
+    def check(self, *options, steps=50):
+        for ranks in (1, 2, 4):
+            self.succeed("train", *options, "--shards", 4, "--steps", steps, "--out", self.folder / str(ranks),
+                         "--progress", "none", ranks=ranks)
+        for ranks in (2, 4):
+            self.assert_same_bits(last(self.folder / "1"), last(self.folder / str(ranks)))
+
+    def test_shared_noise(self):
+        self.check(*MOONS, "--noise", "shared")
+
+    def test_noise_of_each_shard(self):
+        self.check(*MOONS, "--noise", "shard")
+
+    def test_antithetic_noise(self):
+        self.check(*MOONS, "--noise", "antithetic")
+
+    def test_several_samples(self):
+        self.check(*MOONS, "--noise", "shard", "--weight-samples", 3)
+
+    def test_point_with_clipping_and_sgd(self):
+        self.check(*MOONS, "--posterior", "point", "--optimizer", "sgd", "--clip-norm", "0.5")
+
+    def test_batch_norm_and_augmentation(self):
+        self.assertTrue(os.path.exists(FASHION), "the package dataset-fashion-mnist is missing")
+        self.check("--network", "resnet20", "--batch", 8, "--augment", "crop:2,flip")
+
+
+class Resume(RunTest):
+    STEPS = 60
+
+    def train(self, directory, *options, ranks=2, code=0):
+        result = run("train", *MOONS, "--shards", 4, "--steps", self.STEPS, "--noise", "shard", "--checkpoint-every", 7,
+                     "--out", directory, "--progress", "none", *options, ranks=ranks)
+        self.assertEqual(result.code, code, result)
+        return result
+
+    def test_stopped_and_resumed_on_other_ranks(self):
+        self.train(self.folder / "straight", ranks=1)
+        for stop, ranks in ((1, 2), (23, 4), (24, 1), (50, 2)):
+            self.train(self.folder / "pieces", "--stop-after", stop, ranks=ranks, code=75)
+            self.assertEqual(int(last(self.folder / "pieces").stem[-8:]), stop)
+        self.train(self.folder / "pieces", ranks=4)
+        self.assert_same_bits(last(self.folder / "straight"), last(self.folder / "pieces"))
+
+    def test_finished_run_exits_at_once(self):
+        self.train(self.folder / "run")
+        before = last(self.folder / "run").read_bytes()
+        result = self.train(self.folder / "run")
+        self.assertIn("finished", result.stderr)
+        self.assertEqual(last(self.folder / "run").read_bytes(), before)
+
+    def test_signal_stops_with_a_checkpoint(self):
+        options = ("train", *MOONS, "--shards", 4, "--steps", 4000, "--noise", "shard", "--checkpoint-every", 1000000,
+                   "--progress", "none", "--out")
+        process = start(*options, self.folder / "run", ranks=2)
+        wait_until(lambda: "running" in (self.folder / "run" / "status.json").read_text()
+                   if (self.folder / "run" / "status.json").exists() else False, "training to begin")
+        time.sleep(0.3)
+        os.kill(process.pid, signal.SIGUSR2)
+        result = finish(process)
+        self.assertEqual(result.code, 75, result)
+        stopped_at = int(last(self.folder / "run").stem[-8:])
+        self.assertLess(stopped_at, 4000)
+        self.succeed(*options, self.folder / "run", ranks=1)
+        self.succeed(*options, self.folder / "straight", ranks=2)
+        self.assert_same_bits(last(self.folder / "straight"), last(self.folder / "run"))
+
+    def test_killed_at_random_times(self):
+        seed = int(os.environ.get("CREDENCE_TEST_SEED", time.time_ns() % 1000000))
+        print(f"random times from seed {seed}")
+        chance = random.Random(seed)
+        options = ("train", *MOONS, "--shards", 4, "--steps", 3000, "--checkpoint-every", 50, "--progress", "none", "--out")
+        self.succeed(*options, self.folder / "straight", ranks=2)
+        kills = 0
+        for attempt in range(40):
+            process = start(*options, self.folder / "run", ranks=2)
+            pids = wait_until(lambda: len(found := children(process.pid)) == 2 and found, "two ranks")
+            if kills < 8:
+                time.sleep(chance.uniform(0.2, 1.5))
+                victims = pids if chance.random() < 0.3 else [chance.choice(pids)]
+                for victim in victims:
+                    try:
+                        os.kill(victim, signal.SIGKILL)
+                        kills += 1
+                    except ProcessLookupError:
+                        pass
+            result = finish(process)
+            if result.code == 0:
+                break
+            self.assertIn(result.code, (137, 76, 1), result)
+        self.assertEqual(result.code, 0, result)
+        self.assertGreater(kills, 0)
+        self.assert_same_bits(last(self.folder / "straight"), last(self.folder / "run"))
+
+    def test_longer_horizon_is_planned_anew_and_said(self):
+        self.train(self.folder / "run")
+        result = run("train", "--out", self.folder / "run", "--steps", 80, "--progress", "none", ranks=2)
+        self.assertEqual(result.code, 0, result)
+        self.assertIn("planned anew", result.stderr)
+        self.assertEqual(int(last(self.folder / "run").stem[-8:]), 80)
+
+    def test_resume_from_a_named_checkpoint_elsewhere(self):
+        self.train(self.folder / "run")
+        first = checkpoints(self.folder / "run")[0]
+        self.train(self.folder / "copy", "--resume", first)
+        self.assert_same_bits(last(self.folder / "run"), last(self.folder / "copy"))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
