@@ -88,6 +88,8 @@ def main():
     run = drawing.Run(arguments.run)
     plt.rcParams.update(drawing.STYLE)
     with h5py.File(arguments.predictions, "r") as file:
+        if "inputs" not in file:
+            raise SystemExit(f"{arguments.predictions}: no images with classes, which this figure shows")
         if "class_names" in file.attrs:
             names = file.attrs["class_names"].split("\n")
         else:

@@ -67,7 +67,7 @@ def main():
                                          "standard deviation of p", "cividis", (0, max(spread.max(), 1e-12))))]
         for place, (name, look) in zip(axes.flat, looks):
             draw_surface(figure, place, file, file[f"surface/{name}"][:], look)
-        axes[0, 0].legend(loc="upper right", frameon=True, framealpha=0.85, markerscale=1.5)
+        axes[0, 0].legend(loc="upper right", frameon=True, framealpha=1.0, markerscale=1.5)
         drawing.draw_history(axes[1, 1], run)
         drawing.save(figure, arguments.figure)
 
