@@ -149,13 +149,14 @@ void wait_for_others_to_leave(MpiSession::State& state) {
 
 [[noreturn]] void leave_with_error(MpiSession::State& state, int exit_code, const std::string& why) {
   flush();
+  end_whatever_happens(exit_code);
   try {
     {
       const std::lock_guard lock(state.calls);
       if (!state.unsafe) state.notices.poll();
       const auto& failure = state.notices.failure();
       if (failure && exit_code == static_cast<int>(ExitCode::lost_rank)) exit_code = failure->exit_code;
-      end_whatever_happens(exit_code);
+      the_exit_code = exit_code;
       state.notices.announce_failure(exit_code, why);
       state.notices.announce_leaving(state.unsafe);
       state.notices.activities = {{nullptr, [] { return std::string("leaving with an error"); }}};

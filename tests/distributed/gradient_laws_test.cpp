@@ -1,0 +1,335 @@
+// One step over 1, 2 and 4 ranks is the step of one rank that runs all shards, bit for bit; what is sent is counted;
+// and none of it holds where the all-reduce does nothing.
+#include <gmock/gmock.h>
+#include <unistd.h>
+
+#include <bit>
+#include <filesystem>
+
+#include "credence/base/errors.h"
+#include "credence/data/memory_source.h"
+#include "credence/training/run_state.h"
+#include "credence/training/train.h"
+#include "support/mpi_test.h"
+#include "unit/estimators/cases.h"
+
+namespace credence {
+namespace {
+
+using test::Problem;
+using test::ProblemOptions;
+
+constexpr int kShards = 4;
+
+std::unique_ptr<Communicator> over_mpi() {
+  MpiOptions options;
+  options.timeout_seconds = 60.0;
+  return make_mpi_communicator(credence::testing::mpi_session(), options);
+}
+
+ProblemOptions normalized() {
+  return {.network = "normalized", .inputs = 33, .dtype = torch::kFloat32};
+}
+
+/// A network, its posterior and optimizer, and the estimator that trains them over a communicator.
+struct Trainer {
+  Trainer(Communicator& over, const ReparameterizedEstimator::Options& options,
+          const ProblemOptions& chosen = normalized())
+      : communicator(over),
+        problem(chosen),
+        optimizer(problem.posterior, {.learning_rate = 0.05, .clip_norm = {}}),
+        estimator(problem.parts(over), options) {}
+
+  /// `flags` beside the losses; the update follows.
+  void step(std::int64_t number, std::span<const double> flags = {}) {
+    const auto examples = test::examples_of(problem, kShards, 5, 0.9 + 0.1 * static_cast<double>(number));
+    const auto next = test::source_of(examples, estimator.first_shard());
+    shards_run = 0;
+    totals = estimator.run(
+        number, [&] { return ++shards_run, next(); }, flags);
+    gradient = estimator.gradient();
+    sums = {};
+    for (const torch::Tensor& slot : gradient.slots) sums.push_back(slot.flatten().clone());
+    if (gradient.scaled.defined()) {
+      for (const auto& segment : problem.posterior.segments()) {
+        if (segment.gaussian) sums.push_back(gradient.scaled.narrow(0, segment.offset, segment.count).clone());
+      }
+    }
+    optimizer.step(gradient, {.number = number,
+                              .gradient_multiplier = estimator.gradient_multiplier(),
+                              .weights = {},
+                              .dataset_size = 100,
+                              .next_draw = estimator.first_draw(number + 1)});
+  }
+
+  /// Everything of the last step and what it left behind.
+  std::vector<torch::Tensor> bits() const {
+    std::vector<torch::Tensor> list = sums;
+    const auto add = [&](const torch::Tensor& arena) {
+      for (const auto& segment : problem.posterior.segments())
+        list.push_back(arena.narrow(0, segment.offset, segment.count));
+    };
+    add(problem.posterior.mean());
+    if (problem.posterior.has_gaussian()) add(problem.posterior.raw_scale());
+    for (const auto& [name, arena] : optimizer.state()) add(arena);
+    for (const auto& [name, buffer] : problem.network.float_buffers()) list.push_back(buffer);
+    for (const auto& [name, buffer] : problem.network.integer_buffers()) list.push_back(buffer);
+    list.push_back(torch::tensor({totals.mean_nll, totals.accuracy}, torch::kFloat64));
+    return list;
+  }
+
+  Communicator& communicator;
+  Problem problem;
+  Optimizer optimizer;
+  ReparameterizedEstimator estimator;
+  StepTotals totals;
+  GradientSum gradient;
+  std::vector<torch::Tensor> sums;
+  int shards_run = 0;
+};
+
+/// How many of two trainers' tensors differ in a bit.
+int differences(const Trainer& a, const Trainer& b) {
+  const auto left = a.bits(), right = b.bits();
+  if (left.size() != right.size()) return -1;
+  int count = 0;
+  for (std::size_t i = 0; i < left.size(); ++i) count += torch::equal(left[i], right[i]) ? 0 : 1;
+  return count;
+}
+
+struct Choice {
+  NoiseSharing noise;
+  int samples;
+};
+const Choice kChoices[] = {{NoiseSharing::shared, 1}, {NoiseSharing::shared, 2},     {NoiseSharing::shard, 1},
+                           {NoiseSharing::shard, 2},  {NoiseSharing::antithetic, 1}, {NoiseSharing::antithetic, 2}};
+
+ReparameterizedEstimator::Options options_of(const Choice& choice) {
+  return {.seed = 3, .shards = kShards, .samples = choice.samples, .noise = choice.noise, .bucket_bytes = 300};
+}
+
+TEST(GradientsOverRanks, AreTheBitsOfOneRank) {
+  const auto together = over_mpi();
+  const auto alone = make_self_communicator();
+  for (const Choice& choice : kChoices) {
+    Trainer expected(*alone, options_of(choice)), actual(*together, options_of(choice));
+    for (int step = 0; step < 5; ++step) {
+      expected.step(step);
+      actual.step(step);
+      EXPECT_EQ(differences(expected, actual), 0)
+          << "noise " << static_cast<int>(choice.noise) << ", " << choice.samples << " samples, step " << step;
+      EXPECT_EQ(expected.shards_run, kShards);
+      EXPECT_EQ(actual.shards_run, kShards / together->size());
+      EXPECT_EQ(actual.estimator.first_shard(), together->rank() * kShards / together->size());
+    }
+  }
+}
+
+TEST(GradientsOverRanks, DifferWhereTheAllReduceDoesNothing) {
+  const auto together = over_mpi();
+  const auto alone = make_self_communicator();
+  // Plays this rank; what other ranks would contribute is missing.
+  const auto nothing = make_rehearsal_communicator(together->rank(), together->size());
+  for (const Choice& choice : kChoices) {
+    Trainer expected(*alone, options_of(choice)), actual(*nothing, options_of(choice));
+    expected.step(0);
+    actual.step(0);
+    if (together->size() == 1) {
+      EXPECT_EQ(differences(expected, actual), 0);
+    } else {
+      // Every sum (but not the posterior's points that Adam moves by its rate alone), the buffers and the totals.
+      EXPECT_GT(differences(expected, actual), static_cast<int>(expected.sums.size()));
+      int sums_that_differ = 0;
+      for (std::size_t i = 0; i < expected.sums.size(); ++i) {
+        sums_that_differ += torch::equal(expected.sums[i], actual.sums[i]) ? 0 : 1;
+      }
+      EXPECT_EQ(sums_that_differ, static_cast<int>(expected.sums.size()));
+    }
+  }
+}
+
+TEST(GradientsOverRanks, CrossOnceForOneDrawAndTwiceForMany) {
+  const auto world = over_mpi();
+  const int size = world->size();
+  for (const bool buffers : {false, true}) {
+    for (const Choice& choice : kChoices) {
+      ProblemOptions chosen = normalized();
+      if (!buffers) chosen.network = "mlp:16";
+      Trainer trainer(*world, options_of(choice), chosen);
+      const double flags[] = {0.0, 0.0};
+      for (int step = 0; step < 2; ++step) {
+        const std::int64_t before = world->traffic().bytes_sent;
+        trainer.step(step, flags);
+        const std::int64_t sent = world->traffic().bytes_sent - before;
+        // Arenas are cut into chunks of 64 elements at least: nothing is lost in rounding.
+        const auto ring = [&](std::int64_t bytes) { return 2 * (size - 1) * bytes / size; };
+        const std::int64_t arena = 4 * trainer.problem.network.layout().elements;
+        const bool one_draw = choice.noise == NoiseSharing::shared && choice.samples == 1;
+        const std::int64_t scalars = 8 * (3 + 2 + (buffers ? 1 : 0));  // loss, correct, not finite; flags; a counter
+        EXPECT_EQ(sent, (one_draw ? 1 : 2) * ring(arena) + (size - 1) * scalars +
+                            ring(4 * trainer.problem.network.buffer_arena().numel()))
+            << static_cast<int>(choice.noise) << " " << choice.samples << " " << buffers;
+      }
+    }
+  }
+}
+
+TEST(GradientsOverRanks, TotalsAndFlagsAgreeOnAllRanks) {
+  const auto world = over_mpi();
+  Trainer trainer(*world, options_of({NoiseSharing::shard, 1}));
+  const double flags[] = {world->rank() == world->size() - 1 ? 1.0 : 0.0, 1.0};
+  trainer.step(0, flags);
+  EXPECT_THAT(trainer.totals.flags, ::testing::ElementsAre(1.0, world->size()));
+  EXPECT_TRUE(trainer.totals.finite);
+  const auto bits = [](double value) { return fmt::format("{:x} ", std::bit_cast<std::uint64_t>(value)); };
+  const std::string mine = bits(trainer.totals.mean_nll) + bits(trainer.totals.accuracy);
+  for (const std::string& other : world->gather_texts(mine)) EXPECT_EQ(other, mine);
+}
+
+/// Ten features, three classes; one example is not a number.
+class Poisoned final : public DataSource {
+ public:
+  explicit Poisoned(std::int64_t bad) : bad_(bad) {
+    size_ = 80;
+    spec_.input_shape = {10};
+    spec_.classes = 3;
+    digest_ = "made up";
+  }
+
+ private:
+  void fill(std::span<const std::int64_t> examples, Batch& batch) const override {
+    for (std::size_t i = 0; i < examples.size(); ++i) {
+      for (std::size_t k = 0; k < 10; ++k) {
+        const double angle = static_cast<double>(examples[i]) * 10.0 + static_cast<double>(k);
+        batch.inputs[10 * i + k] = examples[i] == bad_ ? std::nanf("") : static_cast<float>(std::sin(angle * angle));
+      }
+      batch.labels[i] = examples[i] % 3;
+    }
+  }
+  std::int64_t bad_;
+};
+
+/// A folder of rank 0's that goes with the test.
+struct Folder {
+  explicit Folder(Communicator& world) : communicator(world) {
+    if (world.rank() == 0) {
+      path = std::filesystem::temp_directory_path() / ("credence-gradient-laws-" + std::to_string(getpid()));
+      std::filesystem::create_directories(path);
+    }
+  }
+  ~Folder() {
+    if (!path.empty()) std::filesystem::remove_all(path);
+  }
+  Communicator& communicator;
+  std::filesystem::path path;
+};
+
+struct TrainingRun {
+  TrainingRun(Communicator& world, const DataSource& data, std::int64_t first_step = 0)
+      : communicator(world),
+        source(data),
+        trainer(world, {.seed = 3, .shards = kShards},
+                {.network = "normalized", .inputs = 10, .dtype = torch::kFloat32}),
+        loader(data, plan,
+               {.first_step = first_step,
+                .first_shard = trainer.estimator.first_shard(),
+                .shard_count = trainer.estimator.local_shards()}),
+        state{.network = trainer.problem.network,
+              .posterior = trainer.problem.posterior,
+              .optimizer = trainer.optimizer,
+              .history = {}} {
+    identity.seed = 3;
+    identity.shards = kShards;
+    identity.dataset_size = data.size();
+    identity.dataset_digest = data.digest();
+    identity.examples = data.spec();
+  }
+
+  Outcome train(const std::filesystem::path& folder, std::int64_t stop_after = 0) {
+    return credence::train({.source = source,
+                            .likelihood = trainer.problem.likelihood,
+                            .plan = plan,
+                            .loader = loader,
+                            .estimator = trainer.estimator,
+                            .communicator = communicator},
+                           {.directory = folder,
+                            .total_steps = 6,
+                            .stop_after = stop_after,
+                            .objective = {.dataset_size = source.size()},
+                            .schedule = CosineSchedule{}},
+                           identity, state, [](const StepReport&) {});
+  }
+
+  Communicator& communicator;
+  const DataSource& source;
+  SamplingPlan plan{3, 80, 16, kShards};
+  Trainer trainer;
+  Loader loader;
+  RunIdentity identity;
+  RunState state;
+};
+
+TEST(TrainingOverRanks, NamesTheSameStepAndShardWhereALossIsNotFinite) {
+  const auto world = over_mpi();
+  const SamplingPlan plan(3, 80, 16, kShards);
+  const Poisoned source(plan.select(2, 2).examples[1]);  // the third step, third shard: one rank's
+  const Folder folder(*world);
+  TrainingRun run(*world, source);
+  std::string message;
+  try {
+    run.train(folder.path);
+  } catch (const NumericalError& error) {
+    message = error.what();
+  }
+  EXPECT_THAT(message, ::testing::AllOf(::testing::HasSubstr("step 3"), ::testing::HasSubstr("(shard 2)"),
+                                        ::testing::HasSubstr("first.weight")));
+  for (const std::string& other : world->gather_texts(message)) EXPECT_EQ(other, message);
+  if (world->rank() == 0) {
+    EXPECT_TRUE(std::filesystem::is_empty(folder.path));  // nothing of it is written
+  }
+}
+
+TEST(TrainingOverRanks, StopsAndGoesOnWithTheBitsOfARunThatNeverStopped) {
+  const auto world = over_mpi();
+  const auto alone = make_self_communicator();
+  const Poisoned source(-1);
+  const Folder folder(*world), other(*world);
+
+  TrainingRun stopped(*world, source);
+  EXPECT_EQ(stopped.train(folder.path, 3), Outcome::stopped);
+  EXPECT_EQ(stopped.state.step, 3);
+
+  // Rank 0 reads, the others hear of it.
+  TrainingRun resumed(*world, source, 3);
+  if (world->rank() == 0) restore(Checkpoint(folder.path / checkpoint_name(3)), resumed.identity, resumed.state);
+  broadcast_state(resumed.state, *world);
+  EXPECT_EQ(resumed.state.step, 3);
+  EXPECT_EQ(resumed.train(folder.path), Outcome::finished);
+
+  // Every rank for itself: one rank that runs all shards, never stopped.
+  const std::filesystem::path mine =
+      std::filesystem::temp_directory_path() / ("credence-gradient-laws-alone-" + std::to_string(getpid()));
+  std::filesystem::create_directories(mine);
+  TrainingRun whole(*alone, source);
+  EXPECT_EQ(whole.train(mine), Outcome::finished);
+  std::filesystem::remove_all(mine);
+
+  const auto arenas = [](const TrainingRun& run) {
+    std::vector<torch::Tensor> list = {run.state.posterior.mean(), run.state.posterior.raw_scale(),
+                                       run.state.network.buffer_arena(),
+                                       run.state.network.integer_buffers().front().second};
+    for (const auto& [name, arena] : run.state.optimizer.state()) list.push_back(arena);
+    for (const char* column :
+         {"history/step", "history/epoch", "history/elbo", "history/objective", "history/kl",
+          "history/expected_log_likelihood", "history/learning_rate", "history/gradient_norm", "history/accuracy"}) {
+      list.push_back(torch::tensor(run.state.history.column(column), torch::kFloat64));
+    }
+    return list;
+  };
+  const auto expected = arenas(whole), actual = arenas(resumed);
+  for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(torch::equal(expected[i], actual[i])) << i;
+  EXPECT_EQ(whole.state.history.size(), 6);
+}
+
+}  // namespace
+}  // namespace credence
