@@ -39,6 +39,18 @@ std::int64_t fan_in_of(const torch::Tensor& weight) {
   return std::max<std::int64_t>(weight.numel() / weight.size(0), 1);
 }
 
+/// Module::to(device, dtype) would turn counters into floating point too.
+void convert(torch::nn::Module& module, torch::Dtype dtype, torch::Device device) {
+  const auto convert_all = [&](std::vector<torch::Tensor> tensors) {
+    for (torch::Tensor& tensor : tensors) {
+      if (!tensor.defined()) continue;
+      tensor.set_data(tensor.is_floating_point() ? tensor.to(device, dtype) : tensor.to(device));
+    }
+  };
+  convert_all(module.parameters());
+  convert_all(module.buffers());
+}
+
 }  // namespace
 
 bool is_norm_layer(const torch::nn::Module& module) {
@@ -51,7 +63,7 @@ bool is_norm_layer(const torch::nn::Module& module) {
 
 Network::Network(torch::nn::AnyModule module, torch::Dtype dtype, torch::Device device)
     : module_(std::move(module)), dtype_(dtype), device_(device), sink_(std::make_shared<SinkHolder>()) {
-  module_.ptr()->to(device, dtype);
+  convert(*module_.ptr(), dtype, device);
   build_layout();
   bind_buffers();
 }
