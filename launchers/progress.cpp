@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 #include "credence/base/errors.h"
 #include "credence/base/log.h"
@@ -22,9 +23,14 @@ std::string clock_text(double seconds) {
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
 
+/// Width of the terminal that stderr ends in, 0 where it is none. Under mpirun stderr is a pipe: launchers/mpirun says.
 std::size_t terminal_columns() {
-  winsize size{};
-  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+  if (isatty(STDERR_FILENO) != 0) {
+    winsize size{};
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+  }
+  const char* told = std::getenv("CREDENCE_TERMINAL_COLUMNS");
+  return told != nullptr ? static_cast<std::size_t>(std::max(std::atoi(told), 0)) : 0;
 }
 
 }  // namespace
@@ -35,7 +41,7 @@ Progress::Progress(const Options& options) : options_(options) {
     refuse_unknown("progress", options.mode, known);
   }
   require(options.log_every >= 1, "--log-every must be at least 1, not {}", options.log_every);
-  terminal_ = options.mode == "auto" && isatty(STDERR_FILENO) != 0;
+  if (options.mode == "auto") columns_ = terminal_columns();
   options_.quiet = options.quiet || options.mode == "none";
 }
 
@@ -63,15 +69,15 @@ void Progress::operator()(const StepReport& report) {
   }
   const bool last = record.step == report.total_steps;
   const bool due = record.step % options_.log_every == 0 || last;
-  if (terminal_ && !options_.quiet && (due || since_shown_.seconds() > kRedrawSeconds)) {
+  if (columns_ > 0 && !options_.quiet && (due || since_shown_.seconds() > kRedrawSeconds)) {
     since_shown_.restart();
-    std::string text = line(report).substr(0, terminal_columns() - 1);
+    std::string text = line(report).substr(0, columns_ - 1);
     std::fprintf(stderr, "\r\033[K%s", text.c_str());
     std::fflush(stderr);
     line_open_ = true;
   }
   if (!due) return;
-  if (!terminal_ && !options_.quiet) log_info("{}", line(report));
+  if (columns_ == 0 && !options_.quiet) log_info("{}", line(report));
   first_seconds_ = record.seconds;
   forget();
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -32,7 +33,7 @@ class Progress {
   void forget();
 
   Options options_;
-  bool terminal_ = false;
+  std::size_t columns_ = 0;  // of the terminal; 0: none
   bool line_open_ = false;
   Stopwatch since_shown_;
   // Since the last plain line.

@@ -48,6 +48,12 @@ run_until_done() {
       kill -USR2 "$child" 2>/dev/null || :
     fi
   }
+  # A launcher's ranks write to a pipe: whether a person is watching, and how wide the window is, only this shell knows.
+  if [ -t 2 ]; then
+    local columns=""
+    columns=$(stty size 2>/dev/null </dev/tty | cut -d ' ' -f 2) || :
+    export CREDENCE_TERMINAL_COLUMNS=${columns:-80}
+  fi
   trap 'stop_at_step_end 1' TERM INT HUP
   trap 'stop_at_step_end 0' USR2
   set -m

@@ -80,9 +80,11 @@ Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihoo
                     torch::Device device) {
   std::vector<std::int64_t> shape = {batch.size};
   shape.insert(shape.end(), spec.input_shape.begin(), spec.input_shape.end());
-  // from_blob wants a mutable pointer; nothing writes through it.
-  torch::Tensor inputs = torch::from_blob(const_cast<float*>(batch.inputs.data()), shape, torch::kFloat32);
-  return {inputs.to(device, dtype), target_tensor(likelihood, batch, dtype).to(device)};
+  // from_blob wants a mutable pointer; nothing writes through it. The copy is aligned as LibTorch aligns: the bits of a
+  // matrix product depend on alignment, and must not depend on where the batch happens to lie.
+  const torch::Tensor view = torch::from_blob(const_cast<float*>(batch.inputs.data()), shape, torch::kFloat32);
+  const torch::Tensor inputs = view.to(device, dtype, /*non_blocking=*/false, /*copy=*/true);
+  return {inputs, target_tensor(likelihood, batch, dtype).to(device)};
 }
 
 torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const torch::Tensor& outputs,

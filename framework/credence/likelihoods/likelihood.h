@@ -40,7 +40,7 @@ struct Examples {
   torch::Tensor inputs;   // [B, input_shape...]
   torch::Tensor targets;  // see target_tensor
 };
-/// On the CPU in float32 the inputs share the batch's memory.
+/// Copies: the batch may change afterwards.
 Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihood& likelihood, torch::Dtype dtype,
                     torch::Device device);
 

@@ -128,6 +128,7 @@ std::string to_ini(const OptionValues& values, bool machine_options) {
   std::string ini;
   for (const OptionInfo& option : kOptions) {
     if (option.kind == OptionKind::machine && !machine_options) continue;
+    if (option.name == "epochs" && !values.text("steps").empty()) continue;  // steps say it
     for (const std::string& value : values.texts(std::string(option.name))) {
       ini += fmt::format("{} = {}\n", option.name, value);
     }
