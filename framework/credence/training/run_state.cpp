@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <functional>
+#include <set>
 
 #include "credence/base/errors.h"
 #include "credence/base/text.h"
@@ -79,6 +80,21 @@ void restore_buffers(const Checkpoint& checkpoint, Network& network) {
   };
   for (const auto& [name, buffer] : network.float_buffers()) fill(name, buffer);
   for (const auto& [name, buffer] : network.integer_buffers()) fill(name, buffer);
+}
+
+/// UserError where the file holds more than was asked of it: tensors of a deeper network or of another posterior.
+void refuse_other_tensors(const Checkpoint& checkpoint, const std::vector<ArenaPart>& parts) {
+  std::set<std::string> known;
+  for (const ArenaPart& part : parts) {
+    known.insert(part.name);
+    if (part.name.ends_with("/raw_scale")) known.insert("posterior/" + part.slot->name + "/scale");
+  }
+  for (const ArrayView& stored : checkpoint.arrays()) {
+    if (!stored.name.starts_with("posterior/") && !stored.name.starts_with("optimizer/")) continue;
+    require(known.contains(stored.name), "{} holds {}, which has no place here: it was made with another network, "
+                                         "posterior or optimizer",
+            checkpoint.file().string(), stored.name);
+  }
 }
 
 template <class T>
@@ -236,9 +252,9 @@ void restore(const Checkpoint& checkpoint, const RunIdentity& identity, RunState
   require(text_attribute(checkpoint, "dataset_digest") == identity.dataset_digest,
           "{} was trained on data of other content than these", file);
   const torch::NoGradGuard no_grad;
-  for (const ArenaPart& part : arena_parts(state.network, state.posterior, &state.optimizer)) {
-    fill_arena_part(checkpoint, part);
-  }
+  const std::vector<ArenaPart> parts = arena_parts(state.network, state.posterior, &state.optimizer);
+  for (const ArenaPart& part : parts) fill_arena_part(checkpoint, part);
+  refuse_other_tensors(checkpoint, parts);
   state.posterior.set_drawn(std::nullopt);
   restore_buffers(checkpoint, state.network);
   for (History::Column& column : state.history.columns()) {

@@ -48,8 +48,8 @@ struct Snapshot {
 };
 Snapshot take_snapshot(const RunState& state, const RunIdentity& identity);
 
-/// Fills posterior, optimizer, buffers, history and step. UserError names the first tensor that is missing or has another
-/// shape (another network or posterior) and a dataset of another size or content.
+/// Fills posterior, optimizer, buffers, history and step. UserError names the first tensor that is missing, has another
+/// shape or has no place (another network or posterior) and a dataset of another size or content.
 void restore(const Checkpoint& checkpoint, const RunIdentity& identity, RunState& state);
 
 /// Shapes, classes and normalisation of the training data, as recorded.
