@@ -47,6 +47,30 @@ class RequestSet {
   std::vector<MPI_Status> statuses_;
 };
 
+/// Phases of an operation, each with its tag.
+inline constexpr int kContributions = 0;
+inline constexpr int kResults = 1;
+
+/// Pieces of one stream of messages to or from one rank: at most a window of them in flight, completed in any order.
+class Stream {
+ public:
+  static constexpr int kWindow = 8;
+
+  std::int64_t posted() const { return posted_; }
+  std::int64_t completed() const { return completed_; }  // all pieces before this one have
+  bool open() const { return posted_ - completed_ < kWindow; }
+  std::int64_t post() { return posted_++; }
+  void complete(std::int64_t piece) {
+    ahead_ |= std::uint64_t{1} << (piece - completed_);
+    for (; (ahead_ & 1) != 0; ahead_ >>= 1) ++completed_;
+  }
+
+ private:
+  std::int64_t posted_ = 0;
+  std::int64_t completed_ = 0;
+  std::uint64_t ahead_ = 0;
+};
+
 /// Memory for contributions of other ranks, kept between operations: fresh pages would cost more than the sums.
 class StagingPool {
  public:
