@@ -33,8 +33,9 @@ torch::Device choose_device(const std::string& choice, const MpiSession& session
   const std::vector<std::string> known = {"auto", "cpu", "cuda"};
   if (std::find(known.begin(), known.end(), choice) == known.end()) refuse_unknown("device", choice, known);
   const bool present = kernels::cuda_available();
-  require(choice != "cuda" || present, "--device cuda: this build has no CUDA kernels or finds no CUDA device here; "
-                                       "see credence doctor");
+  require(choice != "cuda" || present,
+          "--device cuda: this build has no CUDA kernels or finds no CUDA device here; "
+          "see credence doctor");
   if (choice == "cpu" || !present) return torch::kCPU;
   const auto devices = static_cast<int>(torch::cuda::device_count());
   return torch::Device(torch::kCUDA, static_cast<torch::DeviceIndex>(session.local_rank() % std::max(devices, 1)));
@@ -48,8 +49,10 @@ bool choose_nccl(const std::string& choice, torch::Device device, const MpiSessi
   if (choice == "mpi" || !device.is_cuda() || session.size() == 1) return false;
   // NCCL refuses two ranks on one device.
   const bool device_each = session.local_size() <= static_cast<int>(torch::cuda::device_count());
-  require(choice != "nccl" || device_each, "--backend nccl needs a device for each of the {} ranks of this host; use "
-                                           "--backend mpi to share one", session.local_size());
+  require(choice != "nccl" || device_each,
+          "--backend nccl needs a device for each of the {} ranks of this host; use "
+          "--backend mpi to share one",
+          session.local_size());
   return nccl_available() && device_each;
 }
 
@@ -126,12 +129,14 @@ void resolve(OptionValues& values, const ExampleSpec& examples, const Machine& m
   const std::vector<std::string> known = {"tree", "fast"};
   if (std::find(known.begin(), known.end(), reduction) == known.end()) refuse_unknown("reduction", reduction, known);
   const bool tree = reduction == "tree";
-  settle("shards", fmt::format("{}", tree ? std::bit_ceil(static_cast<unsigned>(ranks)) : static_cast<unsigned>(ranks)));
+  settle("shards",
+         fmt::format("{}", tree ? std::bit_ceil(static_cast<unsigned>(ranks)) : static_cast<unsigned>(ranks)));
   const std::int64_t shards = values.integer("shards");
   require(shards >= 1, "--shards must be at least 1, not {}", shards);
-  require(!tree || std::has_single_bit(static_cast<std::uint64_t>(shards)),
-          "--reduction tree needs a power of two of shards, and --shards is {}; use a power of two, or --reduction fast",
-          shards);
+  require(
+      !tree || std::has_single_bit(static_cast<std::uint64_t>(shards)),
+      "--reduction tree needs a power of two of shards, and --shards is {}; use a power of two, or --reduction fast",
+      shards);
   require(shards % ranks == 0,
           "--shards {} cannot be dealt to {} ranks evenly; start a number of ranks that divides the shards", shards,
           ranks);
@@ -149,13 +154,13 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
   Model model;
   model.likelihood = parse_likelihood(values.text("likelihood"), examples);
   const auto seed = static_cast<std::uint64_t>(values.integer("seed"));
-  model.network = std::make_unique<Network>(
-      build_module(values.text("network"), examples, output_size(model.likelihood), seed), precision_of(values),
-      machine.device);
-  model.posterior = std::make_unique<Posterior>(
-      plan_segments(model.network->layout(), parse_families(values.texts("posterior")),
-                    parse_priors(values.texts("prior"))),
-      model.network->values(), values.number("initial-scale"), machine.threads);
+  model.network =
+      std::make_unique<Network>(build_module(values.text("network"), examples, output_size(model.likelihood), seed),
+                                precision_of(values), machine.device);
+  model.posterior =
+      std::make_unique<Posterior>(plan_segments(model.network->layout(), parse_families(values.texts("posterior")),
+                                                parse_priors(values.texts("prior"))),
+                                  model.network->values(), values.number("initial-scale"), machine.threads);
   model.network->bind(model.posterior->weights());
   return model;
 }

@@ -112,8 +112,7 @@ CommandLine parse_command_line(std::span<const std::string> arguments, std::span
   return line;
 }
 
-std::string describe_options(std::span<const CommandOption> extras,
-                             std::span<const std::string_view> training_names) {
+std::string describe_options(std::span<const CommandOption> extras, std::span<const std::string_view> training_names) {
   std::string text;
   const auto add = [&](std::string_view name, std::string_view help, std::string_view fallback) {
     const std::string suffix = fallback.empty() ? "" : fmt::format(" (default {})", fallback);

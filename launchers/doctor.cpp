@@ -50,8 +50,14 @@ Finding check_kernels(int threads) {
     rule.learning_rate = rule.scale_learning_rate = 1e-3;
     rule.cross_entropy_weight = rule.entropy_weight = 1e-4;
     set.update(segments, rule,
-               {.mean = mean.data(), .raw_scale = raw_scale.data(), .mean_first = m1.data(), .mean_second = m2.data(),
-                .scale_first = s1.data(), .scale_second = s2.data(), .gradients = gradients, .noise = &noise});
+               {.mean = mean.data(),
+                .raw_scale = raw_scale.data(),
+                .mean_first = m1.data(),
+                .mean_second = m2.data(),
+                .scale_first = s1.data(),
+                .scale_second = s2.data(),
+                .gradients = gradients,
+                .noise = &noise});
     set.draw(segments, mean.data(), raw_scale.data(), noise, weights.data());
     return weights;
   };
@@ -65,13 +71,15 @@ Finding check_kernels(int threads) {
 Finding check_collective(Communicator& control) {
   std::vector<double> values(1000, static_cast<double>(control.rank() + 1));
   const Stopwatch watch;
-  control.all_reduce({values.data(), static_cast<std::int64_t>(values.size()), DType::float64, Device::cpu},
-                     Reduction::sum)
+  control
+      .all_reduce({values.data(), static_cast<std::int64_t>(values.size()), DType::float64, Device::cpu},
+                  Reduction::sum)
       .wait();
   const double expected = 0.5 * control.size() * (control.size() + 1);
   const bool good = values.front() == expected && values.back() == expected;
-  return {"all-reduce", good,
-          fmt::format("over {} rank{}, {:.2f} ms", control.size(), control.size() == 1 ? "" : "s", 1e3 * watch.seconds())};
+  return {
+      "all-reduce", good,
+      fmt::format("over {} rank{}, {:.2f} ms", control.size(), control.size() == 1 ? "" : "s", 1e3 * watch.seconds())};
 }
 
 Finding check_directory() {

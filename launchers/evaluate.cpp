@@ -40,8 +40,10 @@ void print_metrics(const nlohmann::json& metrics) {
 }
 
 void require_same_inputs(const DataSource& source, const ExampleSpec& trained, const std::string& spec) {
-  require(source.spec().input_shape == trained.input_shape, "the examples of {} have another shape than those the "
-                                                            "network was trained on", spec);
+  require(source.spec().input_shape == trained.input_shape,
+          "the examples of {} have another shape than those the "
+          "network was trained on",
+          spec);
 }
 
 }  // namespace
@@ -50,8 +52,7 @@ int run_evaluate(const CommandContext& context) {
   MpiSession& session = context.session;
   const CommandLine line = parse_command_line(context.arguments, evaluate_extras(), kTrainingOptions);
   if (line.help) {
-    print_help(session,
-               "credence evaluate [options]\n\n" + describe_options(evaluate_extras(), kTrainingOptions));
+    print_help(session, "credence evaluate [options]\n\n" + describe_options(evaluate_extras(), kTrainingOptions));
     return 0;
   }
   const auto path = line.text("checkpoint");
@@ -88,11 +89,11 @@ int run_evaluate(const CommandContext& context) {
   });
 
   Model& model = loaded->model;
-  const Evaluation evaluation = evaluate(
-      {*model.network, *model.posterior, model.likelihood, *source, *control, ood.get(), training.get()},
-      {.samples = static_cast<int>(samples),
-       .seed = static_cast<std::uint64_t>(loaded->values.integer("seed")),
-       .keep_probabilities = line.has("predictions")});
+  const Evaluation evaluation =
+      evaluate({*model.network, *model.posterior, model.likelihood, *source, *control, ood.get(), training.get()},
+               {.samples = static_cast<int>(samples),
+                .seed = static_cast<std::uint64_t>(loaded->values.integer("seed")),
+                .keep_probabilities = line.has("predictions")});
   if (const auto file = line.text("predictions")) {
     collectively(*control, [&] {
       if (session.rank() == 0) write_predictions(*file, evaluation, *source);

@@ -11,10 +11,11 @@ namespace credence {
 namespace {
 
 const std::vector<CommandOption>& inspect_extras() {
-  static const std::vector<CommandOption> extras = {{"file", "checkpoint, or run directory (its newest)", false, true},
-                                                    {"verify", "re-compute every checksum and say what is damaged", true},
-                                                    {"json", "everything as one JSON object", true},
-                                                    {"help", "this text", true}};
+  static const std::vector<CommandOption> extras = {
+      {"file", "checkpoint, or run directory (its newest)", false, true},
+      {"verify", "re-compute every checksum and say what is damaged", true},
+      {"json", "everything as one JSON object", true},
+      {"help", "this text", true}};
   return extras;
 }
 
@@ -47,7 +48,8 @@ nlohmann::json describe(const Checkpoint& checkpoint) {
 void print(const Checkpoint& checkpoint, const nlohmann::json& description) {
   fmt::print("{}\n", checkpoint.file().string());
   for (const auto& [name, value] : description["attributes"].items()) {
-    if (name != "class_names") fmt::print("  {:<24} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
+    if (name != "class_names")
+      fmt::print("  {:<24} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
   }
   fmt::print("\nconfiguration\n");
   std::string config = checkpoint.config();
@@ -87,7 +89,8 @@ int run_inspect(const CommandContext& context) {
   if (line.has("verify") && !std::filesystem::is_directory(*given)) {
     const auto findings = verify_checkpoint(*given);
     for (const std::string& finding : findings) log_error("{}", finding);
-    if (line.has("json")) print_json(context.session, {{"file", *given}, {"sound", findings.empty()}, {"findings", findings}});
+    if (line.has("json"))
+      print_json(context.session, {{"file", *given}, {"sound", findings.empty()}, {"findings", findings}});
     if (!findings.empty()) throw DataError(fmt::format("{} is damaged: {}", *given, findings.front()));
     if (!line.has("json")) fmt::print("{}: sound, every checksum agrees\n", *given);
     return 0;

@@ -30,8 +30,9 @@ const std::map<std::string, Command>& commands() {
 }
 
 std::string overview() {
-  std::string text = "credence COMMAND [options]: Bayesian neural networks by variational inference, alone or under "
-                     "mpirun\n\n";
+  std::string text =
+      "credence COMMAND [options]: Bayesian neural networks by variational inference, alone or under "
+      "mpirun\n\n";
   for (const auto& [name, command] : commands()) text += fmt::format("  {:<10} {}\n", name, command.help);
   return text + "\ncredence COMMAND --help lists a command's options.\n";
 }
@@ -62,8 +63,11 @@ int run(MpiSession& session, const std::vector<std::string>& arguments) {
   const std::string line = fmt::format("error: rank {} on {}: {}", session.rank(), host_name(), message);
   if (session.rank() == 0 || !shared) log_error("{}", line);
   write_status(session,
-               {{"status", "failed"}, {"exit_code", static_cast<int>(code)}, {"rank", session.rank()},
-                {"host", host_name()}, {"message", message}},
+               {{"status", "failed"},
+                {"exit_code", static_cast<int>(code)},
+                {"rank", session.rank()},
+                {"host", host_name()},
+                {"message", message}},
                !shared);
   leave(session, static_cast<int>(code), message);
 }
@@ -80,7 +84,9 @@ void print_json(const MpiSession& session, const nlohmann::json& value) {
   std::fflush(stdout);
 }
 
-void set_status_directory(const std::string& directory) { status_directory = directory; }
+void set_status_directory(const std::string& directory) {
+  status_directory = directory;
+}
 
 void write_status(const MpiSession& session, const nlohmann::json& status, bool any_rank) {
   if (status_directory.empty() || (session.rank() != 0 && !any_rank)) return;

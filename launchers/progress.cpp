@@ -105,8 +105,8 @@ std::string Progress::line(const StepReport& report) const {
   text += fmt::format(" | lr {:.1e} | {:.3g} ms | {:.0f} img/s | data {:.0f}% comm {:.0f}% save {:.1f}%",
                       record.learning_rate, 1e3 * step_seconds, static_cast<double>(options_.batch) / step_seconds,
                       100.0 * data_ / seconds, 100.0 * communication_ / seconds, 100.0 * saving_ / seconds);
-  return text + fmt::format(" | {} left",
-                            clock_text(step_seconds * static_cast<double>(report.total_steps - record.step)));
+  return text +
+         fmt::format(" | {} left", clock_text(step_seconds * static_cast<double>(report.total_steps - record.step)));
 }
 
 }  // namespace credence

@@ -9,8 +9,8 @@
 
 namespace credence {
 
-/// Prints how training goes, on rank 0: one rewriting line on a terminal, otherwise a plain line every `log_every` steps.
-/// Losses are averages since the last line, in nats per example.
+/// Prints how training goes, on rank 0: one rewriting line on a terminal, otherwise a plain line every `log_every`
+/// steps. Losses are averages since the last line, in nats per example.
 class Progress {
  public:
   struct Options {
@@ -20,7 +20,7 @@ class Progress {
     std::int64_t dataset_size = 1;
     double epochs = 0.0;  // of the whole run
     bool classes = true;
-    bool quiet = false;   // not rank 0
+    bool quiet = false;  // not rank 0
   };
   explicit Progress(const Options& options);
 

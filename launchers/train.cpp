@@ -34,9 +34,9 @@ const std::vector<CommandOption>& train_extras() {
 /// What rank 0 found in the run directory.
 struct Start {
   fs::path directory;
-  std::unique_ptr<RunDirectoryLock> lock;    // rank 0
-  std::unique_ptr<Checkpoint> checkpoint;    // rank 0, where a run is continued
-  OptionValues values;                       // on every rank
+  std::unique_ptr<RunDirectoryLock> lock;  // rank 0
+  std::unique_ptr<Checkpoint> checkpoint;  // rank 0, where a run is continued
+  OptionValues values;                     // on every rank
   bool resumed = false;
 };
 
@@ -73,8 +73,8 @@ void require_same_options(const CommandLine& line, Communicator& control) {
     const auto there = lines_of(all[rank]);
     std::vector<std::string> different;
     std::set_symmetric_difference(here.begin(), here.end(), there.begin(), there.end(), std::back_inserter(different));
-    throw UserError(fmt::format("ranks 0 and {} were started with different options: {}; give every rank the same", rank,
-                                fmt::join(different, " | ")));
+    throw UserError(fmt::format("ranks 0 and {} were started with different options: {}; give every rank the same",
+                                rank, fmt::join(different, " | ")));
   }
 }
 
@@ -113,8 +113,8 @@ std::unique_ptr<Checkpoint> find_start(const CommandLine& line, const fs::path& 
   return checkpoint;
 }
 
-/// Takes the directory and decides whether this is a new run. Collective: every rank ends with the same values or throws
-/// the same error.
+/// Takes the directory and decides whether this is a new run. Collective: every rank ends with the same values or
+/// throws the same error.
 Start begin(const CommandLine& line, MpiSession& session, Communicator& control) {
   Start start;
   start.directory = directory_of(line);
@@ -130,8 +130,8 @@ Start begin(const CommandLine& line, MpiSession& session, Communicator& control)
   start.resumed = !recorded.empty();
   set_status_directory(start.directory.string());
   open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory});
-  start.values = start.resumed ? merge_for_resume(from_ini(recorded, "the recorded configuration"), line.training)
-                               : line.training;
+  start.values =
+      start.resumed ? merge_for_resume(from_ini(recorded, "the recorded configuration"), line.training) : line.training;
   return start;
 }
 
@@ -169,9 +169,9 @@ void log_start_table(const Figures& figures, Communicator& control) {
            hosts.size() == 1 ? "" : "s", figures.machine.threads, figures.machine.threads == 1 ? "" : "s",
            figures.machine.device.is_cuda() ? "CUDA" : "CPU",
            figures.session.size() == 1 ? "no communication"
-           : figures.machine.nccl      ? "NCCL " + nccl_version()
-                                       : figures.session.library_version() +
-                                             (figures.tree ? ", tree reduction" : ", the library's reduction"));
+           : figures.machine.nccl
+               ? "NCCL " + nccl_version()
+               : figures.session.library_version() + (figures.tree ? ", tree reduction" : ", the library's reduction"));
   log_info("data       {}: {} examples, {} a step in {} shard{}", values.text("data"), figures.source.size(),
            values.text("batch"), values.text("shards"), values.text("shards") == "1" ? "" : "s");
   log_info("network    {}: {} parameters, {} of them Gaussian", values.text("network"), layout.parameters(), gaussian);
@@ -192,9 +192,10 @@ void log_resumption(const Start& start, const OptionValues& given, const Checkpo
   if (given.given("epochs") || given.given("steps")) {
     if (recorded.texts("epochs") != start.values.texts("epochs") ||
         recorded.texts("steps") != start.values.texts("steps")) {
-      log_info("the run now ends after {} steps: the learning-rate schedule and the KL warm-up are planned anew for that "
-               "horizon",
-               total_steps);
+      log_info(
+          "the run now ends after {} steps: the learning-rate schedule and the KL warm-up are planned anew for that "
+          "horizon",
+          total_steps);
     }
   }
   const std::int64_t threads = checkpoint.integer("threads");
@@ -289,8 +290,11 @@ int run_train(const CommandContext& context) {
   collectively(*control, [&] {
     if (session.rank() == 0) write_text_file(start.directory / "config.ini", to_ini(start.values, true));
   });
-  write_status(session, {{"status", "running"}, {"host", host_name()}, {"ranks", session.size()},
-                         {"first_step", state.step}, {"total_steps", total_steps}});
+  write_status(session, {{"status", "running"},
+                         {"host", host_name()},
+                         {"ranks", session.size()},
+                         {"first_step", state.step},
+                         {"total_steps", total_steps}});
 
   const auto communicator = make_training_communicator(start.values, machine, session);
   ReparameterizedEstimator estimator({*model.network, *model.posterior, model.likelihood, *communicator},
@@ -326,13 +330,12 @@ int run_train(const CommandContext& context) {
                      .epochs = plan.epochs(total_steps),
                      .classes = is_classification(model.likelihood),
                      .quiet = session.rank() != 0});
-  log_start_table({start, machine, session, *source, model, state.step, total_steps,
-                   start.values.text("reduction") == "tree"},
-                  *control);
+  log_start_table(
+      {start, machine, session, *source, model, state.step, total_steps, start.values.text("reduction") == "tree"},
+      *control);
 
-  const Outcome outcome =
-      train({*source, model.likelihood, plan, loader, estimator, *communicator}, options, identity, state,
-            [&](const StepReport& report) { progress(report); });
+  const Outcome outcome = train({*source, model.likelihood, plan, loader, estimator, *communicator}, options, identity,
+                                state, [&](const StepReport& report) { progress(report); });
   progress.finish();
   if (outcome == Outcome::stopped) {
     log_info("stopped on request at step {} of {}: checkpoint written; run the same command to continue", state.step,

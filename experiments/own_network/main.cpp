@@ -59,8 +59,9 @@ int run(credence::MpiSession& session, const std::string& directory, std::int64_
   });
   broadcast_state(state, *communicator);
 
-  Loader loader(*source, plan,
-                {.first_step = state.step, .first_shard = estimator.first_shard(), .shard_count = estimator.local_shards()});
+  Loader loader(
+      *source, plan,
+      {.first_step = state.step, .first_shard = estimator.first_shard(), .shard_count = estimator.local_shards()});
   const Outcome outcome = train({*source, likelihood, plan, loader, estimator, *communicator},
                                 {.directory = directory,
                                  .total_steps = steps,

@@ -47,8 +47,7 @@ class DataError : public Error {
 /// Another live job owns the run directory; names the owner.
 class DirectoryInUseError : public Error {
  public:
-  explicit DirectoryInUseError(const std::string& message)
-      : Error(ExitCode::directory_in_use, message) {}
+  explicit DirectoryInUseError(const std::string& message) : Error(ExitCode::directory_in_use, message) {}
 };
 
 /// Names the file and the failing call with its cause (disk full, read-only, ...).
@@ -72,10 +71,9 @@ class NumericalError : public Error {
 /// A broken invariant of ours, with its place in the source.
 class InternalError : public Error {
  public:
-  explicit InternalError(const std::string& message,
-                         std::source_location where = std::source_location::current())
-      : Error(ExitCode::internal, fmt::format("{} ({}:{}); this is a bug in Credence", message,
-                                              where.file_name(), where.line())) {}
+  explicit InternalError(const std::string& message, std::source_location where = std::source_location::current())
+      : Error(ExitCode::internal,
+              fmt::format("{} ({}:{}); this is a bug in Credence", message, where.file_name(), where.line())) {}
 };
 
 /// The error of the given kind: what a rank throws for a failure that another rank reported.
@@ -88,8 +86,7 @@ void require(bool condition, fmt::format_string<Args...> message, Args&&... args
 }
 
 /// InternalError unless the condition holds. Stays on in release builds.
-inline void ensure(bool condition, const char* message,
-                   std::source_location where = std::source_location::current()) {
+inline void ensure(bool condition, const char* message, std::source_location where = std::source_location::current()) {
   if (!condition) throw InternalError(message, where);
 }
 

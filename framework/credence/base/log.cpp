@@ -19,8 +19,8 @@ void open_log(const LogOptions& options) {
   terminal->set_pattern(options.rank == 0 ? "%^%v%$" : fmt::format("%^[rank {}] %v%$", options.rank));
   sinks.push_back(terminal);
   if (options.directory) {
-    const auto file = *options.directory /
-                      (options.rank == 0 ? std::string("log.txt") : fmt::format("log-{}.txt", options.rank));
+    const auto file =
+        *options.directory / (options.rank == 0 ? std::string("log.txt") : fmt::format("log-{}.txt", options.rank));
     try {
       auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(file.string());
       sink->set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");

@@ -12,12 +12,12 @@ namespace credence {
 struct LogOptions {
   int rank = 0;
   int size = 1;
-  bool quiet = false;                               // nothing below warnings on the terminal
-  std::optional<std::filesystem::path> directory;   // also log.txt (rank 0) or log-RANK.txt there
+  bool quiet = false;                              // nothing below warnings on the terminal
+  std::optional<std::filesystem::path> directory;  // also log.txt (rank 0) or log-RANK.txt there
 };
 
-/// Sets up the process's log: rank 0 to stderr, other ranks warnings and errors to stderr with their rank; all to a file
-/// where a directory is given. Messages go through log_info, log_warning, log_error; thread safe.
+/// Sets up the process's log: rank 0 to stderr, other ranks warnings and errors to stderr with their rank; all to a
+/// file where a directory is given. Messages go through log_info, log_warning, log_error; thread safe.
 void open_log(const LogOptions& options);
 
 template <class... Args>

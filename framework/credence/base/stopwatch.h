@@ -7,9 +7,7 @@ namespace credence {
 /// Wall-clock seconds since construction or the last restart.
 class Stopwatch {
  public:
-  double seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
   /// Seconds until now; starts again from zero.
   double restart() {
     const double elapsed = seconds();

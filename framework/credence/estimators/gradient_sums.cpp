@@ -20,7 +20,9 @@ GradientSums::GradientSums(Posterior& posterior, const Options& options) : poste
   }
 }
 
-void GradientSums::begin_step() { pass_ = 0; }
+void GradientSums::begin_step() {
+  pass_ = 0;
+}
 
 void GradientSums::begin_pass(const kernels::NoiseStream& noise) {
   noise_ = noise;

@@ -9,14 +9,14 @@
 namespace credence {
 
 /// Sums of gradients over this rank's shards, slot by slot as backward delivers them, in one fixed binary tree over the
-/// shards: with log2(shards)+1 partial sums, whatever the number of shards. Where shards or samples draw different noise
-/// the sum of eps * gradient is formed beside it.
+/// shards: with log2(shards)+1 partial sums, whatever the number of shards. Where shards or samples draw different
+/// noise the sum of eps * gradient is formed beside it.
 class GradientSums {
  public:
   struct Options {
     int local_shards = 1;
     int samples = 1;
-    bool two_sums = false;      // several draws: eps * gradient must be summed too
+    bool two_sums = false;       // several draws: eps * gradient must be summed too
     bool keep_in_place = false;  // nothing will be communicated: one pass needs no copy into an arena
   };
   GradientSums(Posterior& posterior, const Options& options);

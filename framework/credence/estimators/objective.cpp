@@ -10,9 +10,7 @@ namespace credence {
 
 Objective::Weights Objective::weights(std::int64_t step) const {
   const double ramp =
-      warmup_steps > 0
-          ? std::min(1.0, static_cast<double>(step + 1) / static_cast<double>(warmup_steps))
-          : 1.0;
+      warmup_steps > 0 ? std::min(1.0, static_cast<double>(step + 1) / static_cast<double>(warmup_steps)) : 1.0;
   const double weight = kl_weight * ramp;
   return {weight, weight * temperature};
 }
@@ -38,8 +36,7 @@ ObjectiveValue evaluate_objective(const Objective& objective, const Objective::W
   value.expected_log_likelihood = -static_cast<double>(objective.dataset_size) * mean_nll;
   value.kl = gaussian ? kl : nan;
   value.elbo = objective.is_bound ? value.expected_log_likelihood - value.kl : nan;
-  value.objective =
-      -value.expected_log_likelihood + weights.cross_entropy * cross_entropy - weights.entropy * entropy;
+  value.objective = -value.expected_log_likelihood + weights.cross_entropy * cross_entropy - weights.entropy * entropy;
   return value;
 }
 

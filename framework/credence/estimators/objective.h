@@ -33,8 +33,8 @@ struct ObjectiveValue {
   double elbo = 0.0;  // NaN where nothing is Gaussian, or the objective is no bound
   double objective = 0.0;
   double expected_log_likelihood = 0.0;
-  double kl = 0.0;               // over Gaussian tensors; NaN where there are none
-  std::vector<double> kl_of;     // per tensor; NaN for point estimates
+  double kl = 0.0;            // over Gaussian tensors; NaN where there are none
+  std::vector<double> kl_of;  // per tensor; NaN for point estimates
 };
 
 /// `mean_nll`: nats per example under the posterior whose sums these are.

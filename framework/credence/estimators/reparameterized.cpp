@@ -65,11 +65,11 @@ ReparameterizedEstimator::ReparameterizedEstimator(const Parts& parts, const Opt
   const Layout& layout = parts_.network.layout();
   const int slots = static_cast<int>(layout.slots.size());
   if (parts_.communicator.size() > 1 && !options_.stage_through_host) {
-    reducer_ = std::make_unique<BucketReducer>(
-        parts_.communicator,
-        plan_buckets(layout.offsets(), layout.elements, torch::elementSize(parts_.network.dtype()),
-                     options_.bucket_bytes),
-        slots);
+    reducer_ =
+        std::make_unique<BucketReducer>(parts_.communicator,
+                                        plan_buckets(layout.offsets(), layout.elements,
+                                                     torch::elementSize(parts_.network.dtype()), options_.bucket_bytes),
+                                        slots);
   }
   scalars_of_shard_.resize(static_cast<std::size_t>(local_shards_));
   buffers_of_shard_.resize(static_cast<std::size_t>(local_shards_));
@@ -80,7 +80,9 @@ ReparameterizedEstimator::ReparameterizedEstimator(const Parts& parts, const Opt
   });
 }
 
-ReparameterizedEstimator::~ReparameterizedEstimator() { parts_.network.set_gradient_sink(nullptr); }
+ReparameterizedEstimator::~ReparameterizedEstimator() {
+  parts_.network.set_gradient_sink(nullptr);
+}
 
 double ReparameterizedEstimator::gradient_multiplier() const {
   return 1.0 / (static_cast<double>(options_.shards) * options_.samples);
@@ -125,8 +127,8 @@ StepTotals ReparameterizedEstimator::run(std::int64_t step, const std::function<
 
   StepTotals totals;
   totals.mean_nll = scalars[kNll] * gradient_multiplier();
-  totals.accuracy = scalars[kCorrect] * gradient_multiplier() /
-                    (static_cast<double>(examples_) / static_cast<double>(local_shards_));
+  totals.accuracy =
+      scalars[kCorrect] * gradient_multiplier() / (static_cast<double>(examples_) / static_cast<double>(local_shards_));
   totals.finite = scalars[kNotFinite] == 0.0;
   totals.flags.assign(scalars.begin() + kShardScalars,
                       scalars.begin() + kShardScalars + static_cast<std::ptrdiff_t>(flags.size()));

@@ -24,14 +24,15 @@ NoiseSharing parse_noise(const std::string& text);
 
 /// Sums over all shards and samples of a step, the same on every rank.
 struct StepTotals {
-  double mean_nll = 0.0;       // nats per example
-  double accuracy = 0.0;       // of classification; else 0
-  std::vector<double> flags;   // summed over ranks
-  bool finite = true;          // whether every shard's loss was
+  double mean_nll = 0.0;      // nats per example
+  double accuracy = 0.0;      // of classification; else 0
+  std::vector<double> flags;  // summed over ranks
+  bool finite = true;         // whether every shard's loss was
 };
 
-/// Reparameterised weight noise, w = mean + scale * eps (Kingma and Welling 2014; Blundell et al. 2015): runs this rank's
-/// shards of a step and sums their gradients, the losses and the module buffers over all shards in one fixed tree.
+/// Reparameterised weight noise, w = mean + scale * eps (Kingma and Welling 2014; Blundell et al. 2015): runs this
+/// rank's shards of a step and sums their gradients, the losses and the module buffers over all shards in one fixed
+/// tree.
 class ReparameterizedEstimator {
  public:
   struct Options {
@@ -56,7 +57,8 @@ class ReparameterizedEstimator {
   /// 1 / (shards * samples): turns the sums into means.
   double gradient_multiplier() const;
 
-  /// The gradients of one step; `next_examples` gives this rank's shards in order. Collective. `flags` are summed over ranks beside the losses.
+  /// The gradients of one step; `next_examples` gives this rank's shards in order. Collective. `flags` are summed over
+  /// ranks beside the losses.
   StepTotals run(std::int64_t step, const std::function<Examples()>& next_examples, std::span<const double> flags);
   /// Of the last run().
   GradientSum gradient() const { return sums_.result(); }
@@ -83,7 +85,7 @@ class ReparameterizedEstimator {
   Options options_;
   int local_shards_;
   GradientSums sums_;
-  std::unique_ptr<BucketReducer> reducer_;  // null where nothing is communicated during backward
+  std::unique_ptr<BucketReducer> reducer_;             // null where nothing is communicated during backward
   std::vector<std::vector<double>> scalars_of_shard_;  // {nll, correct, losses that were not finite}, over samples
   std::vector<torch::Tensor> buffers_of_shard_;        // float buffers, summed over samples
   torch::Tensor buffers_at_start_;

@@ -33,8 +33,9 @@ Likelihood parse_likelihood(const std::string& spec, const ExampleSpec& examples
   const Spec parsed = parse_spec(spec);
   if (parsed.name == "categorical") {
     require(parsed.arguments.empty(), "categorical takes no arguments, not '{}'", parsed.arguments);
-    require(examples.classes >= 2, "the likelihood categorical needs class labels, and these data have real targets; "
-                                   "use gaussian:STDDEV");
+    require(examples.classes >= 2,
+            "the likelihood categorical needs class labels, and these data have real targets; "
+            "use gaussian:STDDEV");
     return CategoricalLikelihood{examples.classes};
   }
   if (parsed.name == "bernoulli") {
@@ -44,11 +45,11 @@ Likelihood parse_likelihood(const std::string& spec, const ExampleSpec& examples
     return BernoulliLikelihood{examples.classes == 2 ? 1 : examples.target_size};
   }
   if (parsed.name == "gaussian") {
-    require(examples.classes == 0, "the likelihood gaussian needs real targets, and these data have class labels; use "
-                                   "categorical");
-    const double scale = parsed.arguments.empty()
-                             ? 1.0
-                             : parse_number(parsed.arguments, "the standard deviation in gaussian:STDDEV");
+    require(examples.classes == 0,
+            "the likelihood gaussian needs real targets, and these data have class labels; use "
+            "categorical");
+    const double scale =
+        parsed.arguments.empty() ? 1.0 : parse_number(parsed.arguments, "the standard deviation in gaussian:STDDEV");
     require(scale > 0.0, "the standard deviation in gaussian:STDDEV must be positive, not {}", parsed.arguments);
     return GaussianLikelihood{scale, examples.target_size};
   }
@@ -105,19 +106,18 @@ torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const t
 torch::Tensor log_likelihoods(const Likelihood& likelihood, const torch::Tensor& outputs,
                               const torch::Tensor& targets) {
   const torch::Tensor exact = outputs.to(torch::kFloat64);
-  return std::visit(
-      Overloaded{[&](const CategoricalLikelihood&) {
-                   return torch::log_softmax(exact, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
-                 },
-                 [&](const BernoulliLikelihood&) {
-                   const torch::Tensor signs = targets.to(torch::kFloat64) * 2.0 - 1.0;
-                   return torch::log_sigmoid(exact * signs).sum(1);
-                 },
-                 [&](const GaussianLikelihood& l) {
-                   const torch::Tensor errors = (exact - targets.to(torch::kFloat64)) / l.scale;
-                   return (errors * errors * -0.5 - log_normalizer(l)).sum(1);
-                 }},
-      likelihood);
+  return std::visit(Overloaded{[&](const CategoricalLikelihood&) {
+                                 return torch::log_softmax(exact, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
+                               },
+                               [&](const BernoulliLikelihood&) {
+                                 const torch::Tensor signs = targets.to(torch::kFloat64) * 2.0 - 1.0;
+                                 return torch::log_sigmoid(exact * signs).sum(1);
+                               },
+                               [&](const GaussianLikelihood& l) {
+                                 const torch::Tensor errors = (exact - targets.to(torch::kFloat64)) / l.scale;
+                                 return (errors * errors * -0.5 - log_normalizer(l)).sum(1);
+                               }},
+                    likelihood);
 }
 
 torch::Tensor class_probabilities(const Likelihood& likelihood, const torch::Tensor& outputs) {

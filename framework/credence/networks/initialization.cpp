@@ -10,9 +10,12 @@ namespace {
 
 double gain_of(Nonlinearity nonlinearity) {
   switch (nonlinearity) {
-    case Nonlinearity::relu: return std::sqrt(1.0 / 3.0);
-    case Nonlinearity::tanh: return 5.0 / 3.0;
-    case Nonlinearity::linear: return 1.0;
+    case Nonlinearity::relu:
+      return std::sqrt(1.0 / 3.0);
+    case Nonlinearity::tanh:
+      return 5.0 / 3.0;
+    case Nonlinearity::linear:
+      return 1.0;
   }
   return 1.0;
 }

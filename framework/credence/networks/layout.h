@@ -8,13 +8,13 @@ namespace credence {
 
 /// One parameter tensor of a network and its place in the flat arenas.
 struct Slot {
-  std::string name;                 // "fc1.weight"
+  std::string name;  // "fc1.weight"
   std::vector<std::int64_t> shape;
-  std::int64_t offset = 0;          // first element in every arena, a multiple of kernels::kNoiseGroup
+  std::int64_t offset = 0;  // first element in every arena, a multiple of kernels::kNoiseGroup
   std::int64_t count = 0;
-  std::int64_t fan_in = 1;          // inputs of one unit of the layer; a bias has its layer's
+  std::int64_t fan_in = 1;  // inputs of one unit of the layer; a bias has its layer's
   bool is_bias = false;
-  bool is_norm = false;             // scale or shift of a normalisation layer
+  bool is_norm = false;  // scale or shift of a normalisation layer
 };
 
 /// The one order of parameters: arenas, buckets, optimizer state and checkpoints follow it.
@@ -22,8 +22,8 @@ struct Layout {
   std::vector<Slot> slots;
   std::int64_t elements = 0;  // of an arena, padding included
 
-  std::int64_t parameters() const;               // without padding
-  std::vector<std::int64_t> offsets() const;     // of the slots
+  std::int64_t parameters() const;            // without padding
+  std::vector<std::int64_t> offsets() const;  // of the slots
 };
 
 }  // namespace credence

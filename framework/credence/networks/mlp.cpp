@@ -62,8 +62,8 @@ torch::nn::AnyModule make_mlp(const std::string& arguments, const ExampleSpec& e
       bias = false;
     } else {
       widths.push_back(parse_integer(part, "a width, relu, tanh or nobias in mlp:..."));
-      require(widths.back() > 0 && widths.back() <= 1'000'000, "a layer of mlp:... has between 1 and 1000000 units, not {}",
-              part);
+      require(widths.back() > 0 && widths.back() <= 1'000'000,
+              "a layer of mlp:... has between 1 and 1000000 units, not {}", part);
     }
   }
   require(!widths.empty(), "mlp needs the widths of its hidden layers, such as mlp:400,400");

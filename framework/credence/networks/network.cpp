@@ -68,7 +68,9 @@ Network::Network(torch::nn::AnyModule module, torch::Dtype dtype, torch::Device 
   bind_buffers();
 }
 
-Network::~Network() { sink_->sink = nullptr; }
+Network::~Network() {
+  sink_->sink = nullptr;
+}
 
 void Network::build_layout() {
   std::unordered_set<const void*> seen;  // a parameter shared by two modules has one slot
@@ -131,8 +133,7 @@ void Network::bind_buffers() {
 
 torch::Tensor Network::values() const {
   const torch::NoGradGuard no_grad;
-  torch::Tensor arena =
-      torch::zeros({layout_.elements}, torch::TensorOptions().dtype(dtype_).device(device_));
+  torch::Tensor arena = torch::zeros({layout_.elements}, torch::TensorOptions().dtype(dtype_).device(device_));
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Slot& slot = layout_.slots[i];
     arena.narrow(0, slot.offset, slot.count).copy_(parameters_[i].reshape({-1}));
@@ -150,6 +151,8 @@ void Network::bind(const torch::Tensor& arena) {
   }
 }
 
-void Network::set_gradient_sink(GradientSink sink) { sink_->sink = std::move(sink); }
+void Network::set_gradient_sink(GradientSink sink) {
+  sink_->sink = std::move(sink);
+}
 
 }  // namespace credence

@@ -64,7 +64,7 @@ struct ResNet20Impl : Module {
   }
 
   torch::Tensor forward(torch::Tensor x) {
-    x = bn1(conv1(x)).relu_();                      // [B, 16, H, W]
+    x = bn1(conv1(x)).relu_();                                // [B, 16, H, W]
     for (Sequential& stage : stages_) x = stage->forward(x);  // [B, 64, H/4, W/4]
     return fc(x.mean({2, 3}));
   }

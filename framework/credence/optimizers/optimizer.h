@@ -20,7 +20,7 @@ struct OptimizerOptions {
   double beta1 = 0.9;                 // Adam; for SGD the momentum
   double beta2 = 0.999;
   double epsilon = 1e-8;
-  std::optional<double> clip_norm;    // of the objective's gradient over all optimised values
+  std::optional<double> clip_norm;  // of the objective's gradient over all optimised values
 };
 
 /// Adam (Kingma and Ba 2015) or SGD with momentum over (mean, raw scale), every element of all state in one pass of
@@ -30,11 +30,11 @@ class Optimizer {
   Optimizer(Posterior& posterior, const OptimizerOptions& options);
 
   struct Step {
-    std::int64_t number = 0;            // from 0
-    double learning_rate_factor = 1.0;  // of the schedule
-    double gradient_multiplier = 1.0;   // what makes means of the sums
-    Objective::Weights weights;         // of the objective, not yet divided by N
-    std::int64_t dataset_size = 1;      // N
+    std::int64_t number = 0;                        // from 0
+    double learning_rate_factor = 1.0;              // of the schedule
+    double gradient_multiplier = 1.0;               // what makes means of the sums
+    Objective::Weights weights;                     // of the objective, not yet divided by N
+    std::int64_t dataset_size = 1;                  // N
     std::optional<kernels::NoiseStream> next_draw;  // also written in the same pass
   };
   struct Result {

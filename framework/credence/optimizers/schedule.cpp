@@ -10,7 +10,9 @@
 namespace credence {
 namespace {
 
-double factor_at(const ConstantSchedule&, const ScheduleTime&) { return 1.0; }
+double factor_at(const ConstantSchedule&, const ScheduleTime&) {
+  return 1.0;
+}
 
 double factor_at(const CosineSchedule&, const ScheduleTime& time) {
   const double span = static_cast<double>(std::max<std::int64_t>(time.total_steps - time.warmup_steps, 1));
@@ -19,8 +21,8 @@ double factor_at(const CosineSchedule&, const ScheduleTime& time) {
 }
 
 double factor_at(const StepSchedule& schedule, const ScheduleTime& time) {
-  const auto passed = std::count_if(schedule.epochs.begin(), schedule.epochs.end(),
-                                    [&](double epoch) { return time.epoch >= epoch; });
+  const auto passed =
+      std::count_if(schedule.epochs.begin(), schedule.epochs.end(), [&](double epoch) { return time.epoch >= epoch; });
   return std::pow(schedule.factor, static_cast<double>(passed));
 }
 

@@ -22,9 +22,9 @@ Schedule parse_schedule(const std::string& spec);
 
 /// Where in a run the factor of the learning rate is asked for.
 struct ScheduleTime {
-  std::int64_t step = 0;         // from 0
-  std::int64_t total_steps = 1;  // of the run
-  double epoch = 0.0;            // completed before this step
+  std::int64_t step = 0;          // from 0
+  std::int64_t total_steps = 1;   // of the run
+  double epoch = 0.0;             // completed before this step
   std::int64_t warmup_steps = 0;  // linear rise from 1 / warmup_steps
 };
 

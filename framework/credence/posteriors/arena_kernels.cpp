@@ -28,8 +28,8 @@ std::vector<const T*> pointers_of(const GradientSum& gradient) {
 /// Calls with the kernel set and a value of its element type.
 template <class Variant, class Call>
 decltype(auto) dispatch(Variant& variant, Call call) {
-  return std::visit(
-      [&]<class T>(std::unique_ptr<KernelSet<T>>& set) -> decltype(auto) { return call(*set, T{}); }, variant);
+  return std::visit([&]<class T>(std::unique_ptr<KernelSet<T>>& set) -> decltype(auto) { return call(*set, T{}); },
+                    variant);
 }
 
 }  // namespace

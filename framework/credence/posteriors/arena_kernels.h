@@ -37,9 +37,9 @@ class ArenaKernels {
                                            const torch::Tensor& mean, const torch::Tensor& raw_scale,
                                            const MomentArenas& moments, const GradientSum& gradient,
                                            const torch::Tensor& next_weights, const kernels::NoiseStream& next_noise);
-  std::vector<kernels::SegmentSums> measure(std::span<const kernels::Segment> segments,
-                                            const kernels::UpdateRule& rule, const torch::Tensor& mean,
-                                            const torch::Tensor& raw_scale, const GradientSum& gradient);
+  std::vector<kernels::SegmentSums> measure(std::span<const kernels::Segment> segments, const kernels::UpdateRule& rule,
+                                            const torch::Tensor& mean, const torch::Tensor& raw_scale,
+                                            const GradientSum& gradient);
   void scales(std::span<const kernels::Segment> segments, const torch::Tensor& raw_scale, const torch::Tensor& scale);
 
  private:

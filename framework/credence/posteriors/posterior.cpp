@@ -11,8 +11,8 @@ namespace credence {
 namespace {
 
 bool same_stream(const kernels::NoiseStream& a, const kernels::NoiseStream& b) {
-  return a.seed == b.seed && a.purpose == b.purpose && a.step == b.step && a.shard == b.shard &&
-         a.sample == b.sample && a.negate == b.negate;
+  return a.seed == b.seed && a.purpose == b.purpose && a.step == b.step && a.shard == b.shard && a.sample == b.sample &&
+         a.negate == b.negate;
 }
 
 Family parse_family(const std::string& text) {
@@ -48,9 +48,9 @@ std::vector<kernels::Segment> plan_segments(const Layout& layout, const TensorRu
     segment.offset = slot.offset;
     segment.count = slot.count;
     segment.gaussian = !left_to_default && (family != nullptr ? *family : families.fallback) == Family::mean_field;
-    segment.prior_scale = prior != nullptr      ? prior_scale(*prior, slot)
-                          : left_to_default     ? std::numeric_limits<double>::infinity()
-                                                : prior_scale(priors.fallback, slot);
+    segment.prior_scale = prior != nullptr  ? prior_scale(*prior, slot)
+                          : left_to_default ? std::numeric_limits<double>::infinity()
+                                            : prior_scale(priors.fallback, slot);
     require(!segment.gaussian || std::isfinite(segment.prior_scale),
             "{} has a mean-field posterior and no prior: its scale would grow without bound; give it a prior, or use "
             "--posterior point",

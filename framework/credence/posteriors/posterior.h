@@ -17,7 +17,8 @@ namespace credence {
 
 enum class Family : std::uint8_t { mean_field, point };
 
-/// mean-field | point, and REGEX=... rules. Norm parameters are point estimates without a prior unless a rule names them.
+/// mean-field | point, and REGEX=... rules. Norm parameters are point estimates without a prior unless a rule names
+/// them.
 TensorRules<Family> parse_families(const std::vector<std::string>& specs);
 
 /// Which tensors are Gaussian and what prior each has. UserError where a Gaussian tensor has no prior: its scale would

@@ -22,8 +22,9 @@ constexpr std::array kOptions = {
     OptionInfo{"augment", "none", identity, false, "none | flip | crop:PIXELS | crop:PIXELS,flip"},
     OptionInfo{"network", "lenet5", identity, false,
                "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | resnet20 | linear[:nobias] | constant"},
-    OptionInfo{"likelihood", "", identity, false,
-               "categorical | bernoulli | gaussian:STDDEV; default: categorical for labels, gaussian:1 for real targets"},
+    OptionInfo{
+        "likelihood", "", identity, false,
+        "categorical | bernoulli | gaussian:STDDEV; default: categorical for labels, gaussian:1 for real targets"},
     OptionInfo{"posterior", "mean-field", identity, true,
                "mean-field | point; also REGEX=mean-field|point for the tensors whose name matches"},
     OptionInfo{"prior", "normal:1", identity, true,
@@ -50,9 +51,10 @@ constexpr std::array kOptions = {
                "equal parts of the batch, which name data and noise; default: the number of ranks at the first start"},
     OptionInfo{"seed", "0", identity, false, "everything random follows from it"},
     OptionInfo{"precision", "float32", identity, false, "float32 | float64"},
-    OptionInfo{"reduction", "", identity, false,
-               "tree | fast: fixed order (same bits on any number of ranks) or the library's; default: tree over MPI, fast "
-               "over NCCL"},
+    OptionInfo{
+        "reduction", "", identity, false,
+        "tree | fast: fixed order (same bits on any number of ranks) or the library's; default: tree over MPI, fast "
+        "over NCCL"},
     OptionInfo{"epochs", "10", horizon, false, "passes over the training set"},
     OptionInfo{"steps", "", horizon, false, "steps in all, instead of epochs"},
     OptionInfo{"checkpoint-every", "0", machine, false, "steps between checkpoints; 0: every epoch"},
@@ -98,7 +100,9 @@ bool same_values(const std::vector<std::string>& a, const std::vector<std::strin
 
 }  // namespace
 
-std::span<const OptionInfo> training_options() { return kOptions; }
+std::span<const OptionInfo> training_options() {
+  return kOptions;
+}
 
 const OptionInfo* find_option(std::string_view name) {
   for (const OptionInfo& option : kOptions) {
@@ -120,9 +124,13 @@ std::vector<std::string> OptionValues::texts(const std::string& name) const {
   return {std::string(info->fallback)};
 }
 
-double OptionValues::number(const std::string& name) const { return parse_number(text(name), "--" + name); }
+double OptionValues::number(const std::string& name) const {
+  return parse_number(text(name), "--" + name);
+}
 
-std::int64_t OptionValues::integer(const std::string& name) const { return parse_integer(text(name), "--" + name); }
+std::int64_t OptionValues::integer(const std::string& name) const {
+  return parse_integer(text(name), "--" + name);
+}
 
 std::string to_ini(const OptionValues& values, bool machine_options) {
   std::string ini;
@@ -161,15 +169,15 @@ OptionValues merge_for_resume(const OptionValues& recorded, const OptionValues& 
   std::vector<std::string> differences;
   for (const auto& [name, values] : given.all()) {
     const OptionInfo* info = find_option(name);
-    if (info != nullptr && info->kind == OptionKind::identity &&
-        !same_values(recorded.texts(name), values)) {
+    if (info != nullptr && info->kind == OptionKind::identity && !same_values(recorded.texts(name), values)) {
       differences.push_back(fmt::format("--{} is {} here and was {} in the run", name, fmt::join(values, " "),
                                         fmt::join(recorded.texts(name), " ")));
     }
     merged.set(name, values);
   }
-  require(differences.empty(), "this run was started with other options: {}; leave them out to continue it, or start anew "
-                               "with --overwrite or another --out",
+  require(differences.empty(),
+          "this run was started with other options: {}; leave them out to continue it, or start anew "
+          "with --overwrite or another --out",
           fmt::join(differences, "; "));
   if (given.given("epochs") && !given.given("steps")) merged.set("steps", {});
   return merged;

@@ -22,7 +22,7 @@ struct OptionInfo {
   std::string_view name;
   std::string_view fallback;  // default; empty: decided at the start (documented in help)
   OptionKind kind;
-  bool repeated;              // may be given several times (rules)
+  bool repeated;  // may be given several times (rules)
   std::string_view help;
 };
 std::span<const OptionInfo> training_options();
@@ -36,8 +36,8 @@ class OptionValues {
   /// The value given, else the default.
   std::string text(const std::string& name) const;
   std::vector<std::string> texts(const std::string& name) const;
-  double number(const std::string& name) const;          // UserError unless a finite number
-  std::int64_t integer(const std::string& name) const;   // UserError unless a whole number
+  double number(const std::string& name) const;         // UserError unless a finite number
+  std::int64_t integer(const std::string& name) const;  // UserError unless a whole number
   const std::map<std::string, std::vector<std::string>>& all() const noexcept { return values_; }
 
  private:
@@ -46,7 +46,8 @@ class OptionValues {
 
 /// Resolved options as INI text. Without machine options: what a checkpoint records.
 std::string to_ini(const OptionValues& values, bool machine_options);
-/// Reads what to_ini wrote (and config files): "name = value" lines, '#' comments. UserError names file line and option.
+/// Reads what to_ini wrote (and config files): "name = value" lines, '#' comments. UserError names file line and
+/// option.
 OptionValues from_ini(const std::string& text, const std::string& origin);
 
 /// The recorded values with what was given now laid over them. UserError names every identity option that differs.

@@ -52,9 +52,8 @@ ArrayView view_of(const std::string& name, const torch::Tensor& host, const std:
 }
 
 void fill_arena_part(const Checkpoint& checkpoint, const ArenaPart& part) {
-  require(checkpoint.contains(part.name),
-          "{} holds no {}: it was made with another network, posterior or optimizer", checkpoint.file().string(),
-          part.name);
+  require(checkpoint.contains(part.name), "{} holds no {}: it was made with another network, posterior or optimizer",
+          checkpoint.file().string(), part.name);
   torch::Tensor host = torch::empty(part.slot->shape, part.arena.options().device(torch::kCPU));
   const ArrayView target = view_of(part.name, host, part.slot->shape, 0);
   for (const ArrayView& stored : checkpoint.arrays()) {
@@ -91,8 +90,9 @@ void refuse_other_tensors(const Checkpoint& checkpoint, const std::vector<ArenaP
   }
   for (const ArrayView& stored : checkpoint.arrays()) {
     if (!stored.name.starts_with("posterior/") && !stored.name.starts_with("optimizer/")) continue;
-    require(known.contains(stored.name), "{} holds {}, which has no place here: it was made with another network, "
-                                         "posterior or optimizer",
+    require(known.contains(stored.name),
+            "{} holds {}, which has no place here: it was made with another network, "
+            "posterior or optimizer",
             checkpoint.file().string(), stored.name);
   }
 }

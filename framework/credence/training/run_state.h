@@ -44,7 +44,7 @@ struct RunState {
 /// A checkpoint's content in host memory: views of the arenas on CPU, copies of what lives elsewhere or is derived.
 struct Snapshot {
   CheckpointContents contents;
-  std::vector<torch::Tensor> owned;      // what the views point into
+  std::vector<torch::Tensor> owned;  // what the views point into
 };
 Snapshot take_snapshot(const RunState& state, const RunIdentity& identity);
 

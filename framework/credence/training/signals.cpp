@@ -33,6 +33,8 @@ void install_signal_handlers() {
   std::signal(SIGPIPE, SIG_IGN);
 }
 
-bool stop_requested() { return first_request.load() != 0; }
+bool stop_requested() {
+  return first_request.load() != 0;
+}
 
 }  // namespace credence

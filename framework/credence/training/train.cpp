@@ -37,10 +37,10 @@ enum Flag : std::size_t { kStop, kSavesFailed, kFlags };
   for (const std::string& text : parts.communicator.gather_texts(shards)) {
     if (!text.empty()) where += (where.empty() ? "" : ", ") + text;
   }
-  throw NumericalError(fmt::format(
-      "{} at step {} is not finite{}{}; a smaller --lr or --clip-norm may help", what, state.step + 1,
-      where.empty() ? "" : " (shard " + where + ")",
-      tensor.empty() ? "" : ", and the first tensor whose gradient is not finite is " + tensor));
+  throw NumericalError(
+      fmt::format("{} at step {} is not finite{}{}; a smaller --lr or --clip-norm may help", what, state.step + 1,
+                  where.empty() ? "" : " (shard " + where + ")",
+                  tensor.empty() ? "" : ", and the first tensor whose gradient is not finite is " + tensor));
 }
 
 /// Whether the loss has stayed beyond recovery. A function of the history, so every rank and every resume agree.
@@ -49,13 +49,14 @@ void check_divergence(const RunState& state) {
   const auto size = static_cast<std::int64_t>(log_likelihood.size());
   if (size <= kDivergedSteps) return;
   const double limit = kDivergedFactor * log_likelihood.front();
-  const bool diverged = log_likelihood.front() < 0.0 &&
-                        std::all_of(log_likelihood.end() - kDivergedSteps, log_likelihood.end(),
-                                    [&](double value) { return value < limit; });
+  const bool diverged =
+      log_likelihood.front() < 0.0 && std::all_of(log_likelihood.end() - kDivergedSteps, log_likelihood.end(),
+                                                  [&](double value) { return value < limit; });
   if (!diverged) return;
-  throw NumericalError(fmt::format("the loss has been over {} times that of the first step for {} steps, up to step {}: "
-                                   "training diverged; a smaller --lr or --clip-norm may help",
-                                   kDivergedFactor, kDivergedSteps, state.step));
+  throw NumericalError(
+      fmt::format("the loss has been over {} times that of the first step for {} steps, up to step {}: "
+                  "training diverged; a smaller --lr or --clip-norm may help",
+                  kDivergedFactor, kDivergedSteps, state.step));
 }
 
 /// Saving, as training sees it: on rank 0 a background writer, elsewhere nothing.
@@ -126,8 +127,7 @@ ScheduleTime time_of(const TrainingParts& parts, const TrainingOptions& options,
 Outcome train(const TrainingParts& parts, const TrainingOptions& options, const RunIdentity& identity, RunState& state,
               const std::function<void(const StepReport&)>& report) {
   Saver saver(options, identity, parts.communicator);
-  const double seconds_before =
-      state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0;
+  const double seconds_before = state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0;
   const Stopwatch run_watch;
   bool stopping = stop_requested() && state.step < options.total_steps;
   stopping = parts.communicator.any(stopping);
@@ -161,8 +161,8 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
          .dataset_size = options.objective.dataset_size,
          .next_draw = last ? std::nullopt : std::optional(parts.estimator.first_draw(state.step + 1))});
     if (!std::isfinite(update.gradient_norm)) report_not_finite(parts, state, "the gradient");
-    const ObjectiveValue value = evaluate_objective(options.objective, weights, totals.mean_nll,
-                                                    state.posterior.segments(), update.sums);
+    const ObjectiveValue value =
+        evaluate_objective(options.objective, weights, totals.mean_nll, state.posterior.segments(), update.sums);
 
     ++state.step;
     state.epoch = parts.plan.epochs(state.step);

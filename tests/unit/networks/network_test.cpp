@@ -298,8 +298,8 @@ TEST(Initialization, VariancesFollowTheRule) {
   {
     const Network network(build_module("mlp:300,200", images, 10, 5));
     const torch::Tensor arena = network.values();
-    expect_weights(network, arena, "fc1.weight", 2.0 / 784);
-    expect_weights(network, arena, "fc2.weight", 2.0 / 300);
+    expect_weights(network, arena, "fc1.weight", 1.0 / (3.0 * 784));
+    expect_weights(network, arena, "fc2.weight", 1.0 / (3.0 * 300));
     expect_weights(network, arena, "fc3.weight", 1.0 / 200);  // nothing follows it
   }
   {
@@ -312,9 +312,9 @@ TEST(Initialization, VariancesFollowTheRule) {
   {
     const Network network(build_module("lenet5", images, 10, 5));
     const torch::Tensor arena = network.values();
-    expect_weights(network, arena, "conv1.weight", 2.0 / 25);
-    expect_weights(network, arena, "conv2.weight", 2.0 / 150);
-    expect_weights(network, arena, "fc1.weight", 2.0 / 400);
+    expect_weights(network, arena, "conv1.weight", 1.0 / (3.0 * 25));
+    expect_weights(network, arena, "conv2.weight", 1.0 / (3.0 * 150));
+    expect_weights(network, arena, "fc1.weight", 1.0 / (3.0 * 400));
   }
 }
 
@@ -328,7 +328,7 @@ TEST(Initialization, BiasesAreZeroAndNormsOneAndZero) {
     } else if (slot.is_norm) {
       EXPECT_TRUE(values.eq(1).all().item<bool>()) << slot.name;
     } else if (slot.name != "fc.weight") {
-      expect_weights(network, arena, slot.name, 2.0 / static_cast<double>(slot.fan_in));
+      expect_weights(network, arena, slot.name, 1.0 / (3.0 * static_cast<double>(slot.fan_in)));
     }
   }
 }
