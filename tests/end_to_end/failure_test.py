@@ -57,6 +57,9 @@ class LostRanks(RunTest):
         self.assertLess(time.monotonic() - began, 10)
         for pid in pids:
             wait_until(lambda: not alive(pid), f"rank process {pid} to be gone", 5)
+        status = json.loads((self.folder / "run" / "status.json").read_text())
+        self.assertEqual((status["status"], status["exit_code"]), ("failed", 76))
+        self.assertIn("rank 1", status["message"])
 
     def test_term_through_the_wrapper_leaves_a_checkpoint(self):
         wrapper = os.environ["CREDENCE_WRAPPER"]

@@ -139,6 +139,12 @@ void MpiEngine::heed_notices() {
   if (failure && state_.notices.seconds_since_failure() > kLastMessagesSeconds) {
     fail(fmt::format("{} failed: {}", state_.name_of_rank(failure->origin), failure->text));
   }
+  // mpirun ends the survivors of a killed rank within two seconds: time enough to say why, if it is noticed at once.
+  if (const int lost = failure ? -1 : state_.lost_neighbour(); lost >= 0) {
+    const std::string text = fmt::format("{} is gone: its process was killed or crashed", state_.name_of_rank(lost));
+    state_.notices.announce_failure(static_cast<int>(ExitCode::lost_rank), text);
+    fail(text);
+  }
 }
 
 void MpiEngine::wait(const std::shared_ptr<MpiOperation>& operation) {

@@ -60,6 +60,23 @@ std::vector<std::string> hosts_of_ranks(int size) {
   return hosts;
 }
 
+std::vector<std::pair<int, LocalProcess>> find_neighbours(int rank, int size, const std::vector<std::string>& hosts) {
+  const LocalProcess mine = LocalProcess::self();
+  std::vector<std::int64_t> all(2 * static_cast<std::size_t>(size));
+  const std::array<std::int64_t, 2> send = {mine.pid, mine.start_ticks};
+  check_mpi(MPI_Allgather(send.data(), 2, MPI_INT64_T, all.data(), 2, MPI_INT64_T, MPI_COMM_WORLD), "MPI_Allgather");
+  std::vector<std::pair<int, LocalProcess>> neighbours;
+  for (int other = 0; other < size; ++other) {
+    const auto index = static_cast<std::size_t>(other);
+    const LocalProcess process{all[2 * index], all[2 * index + 1]};
+    // In a container of its own a process has another number here: it is not watched.
+    if (other != rank && hosts[index] == hosts[static_cast<std::size_t>(rank)] && process.runs()) {
+      neighbours.emplace_back(other, process);
+    }
+  }
+  return neighbours;
+}
+
 void flush() {
   std::cout.flush();
   std::cerr.flush();
@@ -170,6 +187,16 @@ void wait_for_others_to_leave(MpiSession::State& state) {
 
 }  // namespace
 
+int MpiSession::State::lost_neighbour() {
+  constexpr double kLookSeconds = 0.1;
+  if (neighbours.empty() || since_look.seconds() < kLookSeconds) return -1;
+  since_look.restart();
+  for (const auto& [other, process] : neighbours) {
+    if (!process.runs()) return other;
+  }
+  return -1;
+}
+
 std::string MpiSession::State::name_of_rank(int other) const {
   return fmt::format("rank {} on {}", other, hosts[static_cast<std::size_t>(other)]);
 }
@@ -192,6 +219,7 @@ MpiSession::MpiSession(int& argc, char**& argv)
   check_mpi(MPI_Comm_size(local, &state_->local_size), "MPI_Comm_size");
   check_mpi(MPI_Comm_free(&local), "MPI_Comm_free");
   state_->hosts = hosts_of_ranks(state_->size);
+  state_->neighbours = find_neighbours(state_->rank, state_->size, state_->hosts);
   state_->notices.open(MPI_COMM_WORLD);
 }
 

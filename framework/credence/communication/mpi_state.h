@@ -100,6 +100,15 @@ class NoticeBoard {
 /// Nanoseconds of the steady clock, which processes of one machine share.
 std::int64_t steady_instant();
 
+/// A process, told from a later one with the same number by its start.
+struct LocalProcess {
+  std::int64_t pid = 0;
+  std::int64_t start_ticks = 0;  // since boot; of /proc
+  static LocalProcess self();
+  /// Neither gone nor a zombie.
+  bool runs() const;
+};
+
 struct MpiSession::State {
   int rank = 0;
   int size = 1;
@@ -107,12 +116,18 @@ struct MpiSession::State {
   int local_size = 1;
   int thread_level = MPI_THREAD_SINGLE;
   std::vector<std::string> hosts;  // of every rank
-  double timeout_seconds = 0.0;    // of the last barrier: the longest of the communicators, 0 without one
-  std::mutex calls;                // whoever makes MPI calls holds it: one thread at a time
+  /// Ranks of this machine whose processes can be seen from here, this one excepted.
+  std::vector<std::pair<int, LocalProcess>> neighbours;
+  double timeout_seconds = 0.0;  // of the last barrier: the longest of the communicators, 0 without one
+  std::mutex calls;              // whoever makes MPI calls holds it: one thread at a time
   NoticeBoard notices;
   /// Memory that MPI may still write to is gone: nothing that could make progress may be called any more.
   bool unsafe = false;
   std::vector<std::shared_ptr<void>> given_up;  // operations whose own memory MPI may still use
+
+  /// Of the neighbours, the first whose process is gone without a word; looks at most every 0.1 s. -1: none.
+  int lost_neighbour();
+  Stopwatch since_look;
 
   /// "rank 3 on node17"
   std::string name_of_rank(int rank) const;

@@ -43,6 +43,8 @@ Schedule parse_schedule(const std::string& spec) {
     for (const std::string& epoch : split(parts[0], ',')) {
       schedule.epochs.push_back(parse_number(epoch, "an epoch in --lr-schedule step:..."));
     }
+    require(!schedule.epochs.empty() && *std::min_element(schedule.epochs.begin(), schedule.epochs.end()) > 0.0,
+            "--lr-schedule step needs positive epochs, such as step:30,60,80:0.1, not '{}'", spec);
     if (parts.size() == 2) schedule.factor = parse_number(parts[1], "the factor in --lr-schedule step:...:FACTOR");
     require(schedule.factor > 0.0 && schedule.factor <= 1.0,
             "the factor in --lr-schedule step:...:FACTOR must be in (0, 1], not {}", schedule.factor);

@@ -25,13 +25,14 @@ Family parse_family(const std::string& text) {
 }  // namespace
 
 TensorRules<Family> parse_families(const std::vector<std::string>& specs) {
-  TensorRules<Family> rules{Family::mean_field, {}};
+  TensorRules<Family> rules{Family::mean_field, {}, {}};
   for (const std::string& spec : specs) {
     const auto [expression, value] = split_rule(spec);
     if (expression.empty()) {
       rules.fallback = parse_family(value);
     } else {
       rules.exceptions.emplace_back(compile_rule(expression), parse_family(value));
+      rules.expressions.push_back(expression);
     }
   }
   return rules;
@@ -39,6 +40,8 @@ TensorRules<Family> parse_families(const std::vector<std::string>& specs) {
 
 std::vector<kernels::Segment> plan_segments(const Layout& layout, const TensorRules<Family>& families,
                                             const TensorRules<Prior>& priors) {
+  require_rules_to_match(families, layout);
+  require_rules_to_match(priors, layout);
   std::vector<kernels::Segment> segments;
   for (const Slot& slot : layout.slots) {
     const Family* family = families.exception_for(slot.name);

@@ -58,13 +58,14 @@ std::regex compile_rule(const std::string& expression) {
 }
 
 TensorRules<Prior> parse_priors(const std::vector<std::string>& specs) {
-  TensorRules<Prior> rules{NormalPrior{}, {}};
+  TensorRules<Prior> rules{NormalPrior{}, {}, {}};
   for (const std::string& spec : specs) {
     const auto [expression, value] = split_rule(spec);
     if (expression.empty()) {
       rules.fallback = parse_prior(value);
     } else {
       rules.exceptions.emplace_back(compile_rule(expression), parse_prior(value));
+      rules.expressions.push_back(expression);
     }
   }
   return rules;

@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "credence/base/errors.h"
 #include "credence/kernels/kernel_set.h"
 #include "credence/networks/layout.h"
 
@@ -34,6 +35,7 @@ template <class T>
 struct TensorRules {
   T fallback;
   std::vector<std::pair<std::regex, T>> exceptions;
+  std::vector<std::string> expressions;  // of the exceptions, as given
 
   const T* exception_for(const std::string& name) const {
     for (auto rule = exceptions.rbegin(); rule != exceptions.rend(); ++rule) {
@@ -42,6 +44,17 @@ struct TensorRules {
     return nullptr;
   }
 };
+
+/// UserError where a rule matches no tensor: a typing error would silently change the model.
+template <class T>
+void require_rules_to_match(const TensorRules<T>& rules, const Layout& layout) {
+  for (std::size_t i = 0; i < rules.expressions.size(); ++i) {
+    bool matches = false;
+    for (const Slot& slot : layout.slots) matches = matches || std::regex_search(slot.name, rules.exceptions[i].first);
+    require(matches, "the rule '{}' matches no tensor of the network; its tensors are named like {}",
+            rules.expressions[i], layout.slots.front().name);
+  }
+}
 
 /// Splits "REGEX=VALUE" at its last '='; the regex is empty for a plain value. UserError for a bad expression.
 std::pair<std::string, std::string> split_rule(const std::string& text);

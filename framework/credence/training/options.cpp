@@ -35,7 +35,7 @@ constexpr std::array kOptions = {
     OptionInfo{"weight-samples", "1", identity, false, "weight draws per shard and step"},
     OptionInfo{"kl-weight", "1", identity, false, "L in NLL + L * KL"},
     OptionInfo{"temperature", "1", identity, false, "T in NLL + E[-log p(w)] - T * H[q] (cold posterior below 1)"},
-    OptionInfo{"kl-warmup", "0", identity, false, "fraction of the run over which the KL weight rises from 0"},
+    OptionInfo{"kl-warmup", "0", identity, false, "fraction of the run over which the KL weight rises to its value"},
     OptionInfo{"optimizer", "adam", identity, false, "adam | sgd"},
     OptionInfo{"lr", "", identity, false, "learning rate of the means; default: 5e-3 for adam, 0.1 for sgd"},
     OptionInfo{"scale-lr", "", identity, false, "learning rate of the raw scales; default: that of the means"},

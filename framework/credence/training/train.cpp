@@ -43,6 +43,16 @@ enum Flag : std::size_t { kStop, kSavesFailed, kFlags };
                   tensor.empty() ? "" : ", and the first tensor whose gradient is not finite is " + tensor));
 }
 
+/// The update itself may have overflowed: a state that is not finite is never saved. The same on every rank.
+void require_finite(const RunState& state) {
+  const auto sums = state.posterior.measure();
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    if (std::isfinite(sums[i].squared_deviation) && std::isfinite(sums[i].log_scale)) continue;
+    throw NumericalError(fmt::format("the posterior of {} is not finite after step {}; a smaller --lr may help",
+                                     state.network.layout().slots[i].name, state.step));
+  }
+}
+
 /// Whether the loss has stayed beyond recovery. A function of the history, so every rank and every resume agree.
 void check_divergence(const RunState& state) {
   const std::vector<double>& log_likelihood = state.history.column("history/expected_log_likelihood");
@@ -129,6 +139,7 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
   Saver saver(options, identity, parts.communicator);
   const double seconds_before = state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0;
   const Stopwatch run_watch;
+  state.finished = state.step >= options.total_steps;
   bool stopping = stop_requested() && state.step < options.total_steps;
   stopping = parts.communicator.any(stopping);
 
@@ -184,10 +195,12 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     check_divergence(state);
     stopping = totals.flags[kStop] > 0.0 || (options.stop_after > 0 && state.step >= options.stop_after);
     if (!state.finished && !stopping && options.checkpoint_every > 0 && state.step % options.checkpoint_every == 0) {
+      require_finite(state);
       saver.save(state);
     }
     report({record, options.total_steps});
   }
+  require_finite(state);
   saver.save_last(state);
   return state.finished ? Outcome::finished : Outcome::stopped;
 }
