@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <vector>
 
@@ -90,8 +91,13 @@ void set_status_directory(const std::string& directory) {
 
 void write_status(const MpiSession& session, const nlohmann::json& status, bool any_rank) {
   if (status_directory.empty() || (session.rank() != 0 && !any_rank)) return;
+  const auto file = std::filesystem::path(status_directory) / "status.json";
   try {
-    write_text_file(std::filesystem::path(status_directory) / "status.json", status.dump(2) + "\n");
+    // The first failure is the cause; what other ranks meet afterwards follows from it.
+    std::ifstream stream(file);
+    const auto before = nlohmann::json::parse(stream, nullptr, /*allow_exceptions=*/false);
+    if (any_rank && before.is_object() && before.value("status", "") == "failed") return;
+    write_text_file(file, status.dump(2) + "\n");
   } catch (const Error&) {
     // The directory itself may be what failed; the log has the same words.
   }
