@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Step times as ratios measured in one run: mean-field over point, point over PyTorch, two ranks over DDP, saving.
 
 usage: benchmark.py [--rounds 5] [--credence build/credence] [--output FILE]
