@@ -142,11 +142,11 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
   state.finished = state.step >= options.total_steps;
   bool stopping = stop_requested() && state.step < options.total_steps;
   stopping = parts.communicator.any(stopping);
+  double saving_told = 0.0;  // a save follows its step's record: the next one tells of it
 
   while (state.step < options.total_steps && !stopping) {
     const double data_before = parts.loader.waited_seconds();
     const double communication_before = parts.estimator.waited_seconds();
-    const double saving_before = saver.blocked_seconds();
     const int failed_saves = saver.failures();
     const double flags[kFlags] = {stop_requested() ? 1.0 : 0.0, failed_saves >= kFailedSavesAllowed ? 1.0 : 0.0};
 
@@ -190,7 +190,8 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
                             .seconds = seconds_before + run_watch.seconds(),
                             .data_seconds = parts.loader.waited_seconds() - data_before,
                             .communication_seconds = parts.estimator.waited_seconds() - communication_before,
-                            .checkpoint_seconds = saver.blocked_seconds() - saving_before};
+                            .checkpoint_seconds = saver.blocked_seconds() - saving_told};
+    saving_told = saver.blocked_seconds();
     state.history.append(record);
     check_divergence(state);
     stopping = totals.flags[kStop] > 0.0 || (options.stop_after > 0 && state.step >= options.stop_after);
