@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Ten seeds of mean-field inference on two moons, full batch and batches of 50, beside PyMC's ADVI in the same run.
 
 usage: compare.py moons.csv [--seeds 10] [--credence build/credence] [--output FILE]
@@ -64,10 +64,11 @@ def advi(table, steps, batch, seed):
         if batch is None:
             x, y = pt.as_tensor(train[0]), pt.as_tensor(train[1])
         else:
-            x, y = pm.Minibatch(*train, batch_size=batch)
+            x, y = pm.Minibatch(train[0], train[1].astype(np.int32), batch_size=batch)
         pm.Bernoulli("y", logit_p=logits(x, weights, pt), observed=y, total_size=len(train[1]))
         began = time.perf_counter()
-        approximation = pm.fit(steps, method="advi", random_seed=seed, progressbar=False)
+        approximation = pm.fit(steps, method="advi", random_seed=seed, progressbar=False,
+                               obj_optimizer=pm.adam(learning_rate=0.01))
         seconds = time.perf_counter() - began
         draws = approximation.sample(1000, random_seed=seed).posterior
     total = np.zeros(len(test[1]))
