@@ -140,7 +140,7 @@ TEST(BucketReducer, HidesAtLeastHalfOfTheDelayBehindTheBackwardPass) {
   constexpr double kBuckets = 10.0;
   double overlapped = 1e9;
   double one_after_the_other = 1e9;
-  for (int repetition = 0; repetition < 5; ++repetition) {
+  for (int repetition = 0; repetition < 20; ++repetition) {
     overlapped = std::min(overlapped, step_seconds(true, 0.003, kLinkSeconds));
     one_after_the_other = std::min(one_after_the_other, step_seconds(false, 0.003, kLinkSeconds));
   }
