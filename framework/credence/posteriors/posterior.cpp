@@ -15,27 +15,18 @@ bool same_stream(const kernels::NoiseStream& a, const kernels::NoiseStream& b) {
          a.negate == b.negate;
 }
 
+const std::vector<std::string> kFamilies = {"mean-field", "point"};
+
 Family parse_family(const std::string& text) {
-  const std::vector<std::string> known = {"mean-field", "point"};
-  if (text == known[0]) return Family::mean_field;
-  if (text == known[1]) return Family::point;
-  refuse_unknown("posterior", text, known);
+  if (text == kFamilies[0]) return Family::mean_field;
+  if (text == kFamilies[1]) return Family::point;
+  refuse_unknown("posterior", text, kFamilies);
 }
 
 }  // namespace
 
 TensorRules<Family> parse_families(const std::vector<std::string>& specs) {
-  TensorRules<Family> rules{Family::mean_field, {}, {}};
-  for (const std::string& spec : specs) {
-    const auto [expression, value] = split_rule(spec);
-    if (expression.empty()) {
-      rules.fallback = parse_family(value);
-    } else {
-      rules.exceptions.emplace_back(compile_rule(expression), parse_family(value));
-      rules.expressions.push_back(expression);
-    }
-  }
-  return rules;
+  return parse_rules(specs, Family::mean_field, kFamilies, parse_family);
 }
 
 std::vector<kernels::Segment> plan_segments(const Layout& layout, const TensorRules<Family>& families,

@@ -1,14 +1,16 @@
 #pragma once
 
-#include <regex>
+#include <torch/torch.h>
+
+#include <map>
+#include <memory>
 #include <string>
-#include <utility>
 #include <variant>
 #include <vector>
 
-#include "credence/base/errors.h"
 #include "credence/kernels/kernel_set.h"
 #include "credence/networks/layout.h"
+#include "credence/priors/rules.h"
 
 namespace credence {
 
@@ -20,45 +22,79 @@ struct NormalPrior {
 struct FanInPrior {};
 /// No prior: with a point posterior, maximum likelihood.
 struct NoPrior {};
-using Prior = std::variant<NormalPrior, FanInPrior, NoPrior>;
+/// exp(-|w| / scale) / (2 scale); standard deviation sqrt(2) scale.
+struct LaplacePrior {
+  double scale = 1.0;
+};
+/// Standard deviation pi / sqrt(3) scale. With scale 1 on a logit: a uniform probability.
+struct LogisticPrior {
+  double scale = 1.0;
+};
+/// scale times Student's t with `degrees` degrees of freedom.
+struct StudentTPrior {
+  double degrees = 4.0;
+  double scale = 1.0;
+};
+/// probability N(0, first_scale^2) + (1 - probability) N(0, second_scale^2) (Blundell et al. 2015, eq. 7).
+struct ScaleMixturePrior {
+  double probability = 0.5;
+  double first_scale = 1.0;
+  double second_scale = 0.002;
+};
+/// N(0, scale^2) with `probability`, else exactly 0 (Mitchell and Beauchamp 1988).
+struct SpikeSlabPrior {
+  double probability = 0.5;
+  double scale = 1.0;
+};
+/// w ~ N(0, (lambda scale)^2), lambda half-Cauchy(1) and integrated out (Carvalho et al. 2010): one lambda for each
+/// weight, or with per_unit one for all weights into a unit (a row of the weight tensor; a bias is a row of its own).
+struct HorseshoePrior {
+  double scale = 1.0;
+  bool per_unit = false;
+};
+/// Density 1 / |w|, improper (Kingma et al. 2015; Molchanov et al. 2017).
+struct LogUniformPrior {};
+/// N(0, s^2) with one s per tensor, s half-normal with scale hyper_scale; q(s) is log-normal and learned.
+struct HierarchicalPrior {
+  double hyper_scale = 1.0;
+};
+/// N(0, s^2) with one s per tensor, the one that maximises the ELBO (type II maximum likelihood).
+struct EmpiricalPrior {};
+/// N(mean, (inflate scale)^2) with a mean and a scale for each weight.
+struct InformedTensor {
+  torch::Tensor mean;   // [slot.shape]
+  torch::Tensor scale;  // [slot.shape], positive
+};
+/// Cheapest where the tensors are float64 on the device of the weights: they are converted at each use otherwise.
+struct InformedPrior {
+  std::shared_ptr<const std::map<std::string, InformedTensor>> tensors;  // by name of the slot
+  double inflate = 1.0;
+  std::string source;  // the spec that it was read from
+};
+/// The posterior in a checkpoint; whoever reads files makes an InformedPrior of it before use.
+struct CheckpointPrior {
+  std::string file;
+  double inflate = 1.0;
+};
+/// Means from a safetensors state dict, one scale for all; the same.
+struct WeightsPrior {
+  std::string file;
+  double scale = 0.1;
+};
+using Prior = std::variant<NormalPrior, FanInPrior, NoPrior, LaplacePrior, LogisticPrior, StudentTPrior,
+                           ScaleMixturePrior, SpikeSlabPrior, HorseshoePrior, LogUniformPrior, HierarchicalPrior,
+                           EmpiricalPrior, InformedPrior, CheckpointPrior, WeightsPrior>;
 
-/// normal:STDDEV | normal:fan-in | none
+/// normal:S | normal:fan-in | none | laplace[:S] | logistic[:S] | student-t[:DOF[,S]] | scale-mixture[:P,S1,S2] |
+/// spike-slab[:P[,S]] | horseshoe[:S][,unit] (also horseshoe:unit) | log-uniform | hierarchical[:A] | empirical |
+/// checkpoint:FILE[,inflate=K] | weights:FILE[,scale=S]
 Prior parse_prior(const std::string& spec);
+/// The spec of a prior, all arguments written out; of an informed one its source.
 std::string describe(const Prior& prior);
 
-/// Standard deviation of the prior of one tensor; infinite for none.
+/// Standard deviation of the normal prior of one tensor, for the kernels; infinite where they have nothing to add: for
+/// none, and for every prior that density.h evaluates.
 double prior_scale(const Prior& prior, const Slot& slot);
-
-/// One value for every tensor, with exceptions by regular expression (searched in the tensor's name; the last rule that
-/// matches wins). Specs: "VALUE" sets the default, "REGEX=VALUE" adds a rule.
-template <class T>
-struct TensorRules {
-  T fallback;
-  std::vector<std::pair<std::regex, T>> exceptions;
-  std::vector<std::string> expressions;  // of the exceptions, as given
-
-  const T* exception_for(const std::string& name) const {
-    for (auto rule = exceptions.rbegin(); rule != exceptions.rend(); ++rule) {
-      if (std::regex_search(name, rule->first)) return &rule->second;
-    }
-    return nullptr;
-  }
-};
-
-/// UserError where a rule matches no tensor: a typing error would silently change the model.
-template <class T>
-void require_rules_to_match(const TensorRules<T>& rules, const Layout& layout) {
-  for (std::size_t i = 0; i < rules.expressions.size(); ++i) {
-    bool matches = false;
-    for (const Slot& slot : layout.slots) matches = matches || std::regex_search(slot.name, rules.exceptions[i].first);
-    require(matches, "the rule '{}' matches no tensor of the network; its tensors are named like {}",
-            rules.expressions[i], layout.slots.front().name);
-  }
-}
-
-/// Splits "REGEX=VALUE" at its last '='; the regex is empty for a plain value. UserError for a bad expression.
-std::pair<std::string, std::string> split_rule(const std::string& text);
-std::regex compile_rule(const std::string& expression);
 
 TensorRules<Prior> parse_priors(const std::vector<std::string>& specs);
 
