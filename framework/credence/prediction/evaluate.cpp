@@ -4,82 +4,16 @@
 
 #include <cmath>
 #include <deque>
-#include <functional>
 #include <numeric>
 
 #include "credence/base/errors.h"
 #include "credence/estimators/objective.h"
 #include "credence/prediction/dataset_sums.h"
+#include "credence/prediction/pass.h"
 #include "credence/prediction/surface.h"
 
 namespace credence {
 namespace {
-
-/// A dataset whose examples pass the network, and who takes the outputs.
-struct Subject {
-  const DataSource& source;
-  BlockShare share;
-  std::function<void(const BlockOutputs&)> take;
-};
-
-/// Evaluation mode for as long as it lives, then the network as it was found, bound to the posterior's weights.
-class EvaluationMode {
- public:
-  explicit EvaluationMode(const EvaluationParts& parts)
-      : parts_(parts), was_training_(parts.network.module().is_training()) {
-    parts_.network.module().eval();
-    parts_.network.bind(parts_.posterior.weights());
-  }
-  ~EvaluationMode() {
-    parts_.network.bind(parts_.posterior.weights());
-    parts_.network.module().train(was_training_);
-  }
-  EvaluationMode(const EvaluationMode&) = delete;
-  EvaluationMode& operator=(const EvaluationMode&) = delete;
-
- private:
-  const EvaluationParts& parts_;
-  bool was_training_;
-};
-
-/// In memory of LibTorch's own: its alignment, which libraries' summation order may depend on, is always the same.
-torch::Tensor input_tensor(const Batch& batch, const ExampleSpec& spec, const Network& network) {
-  std::vector<std::int64_t> shape = {batch.size};
-  shape.insert(shape.end(), spec.input_shape.begin(), spec.input_shape.end());
-  return torch::from_blob(const_cast<float*>(batch.inputs.data()), shape, torch::kFloat32)
-      .to(network.device(), network.dtype(), /*non_blocking=*/false, /*copy=*/true);
-}
-
-/// Weight draws use step 0 of this purpose; what else a module draws (dropout that stays on) uses step 1.
-void seed_module(std::uint64_t seed, int draw, std::int64_t block) {
-  const kernels::NoiseStream stream{.seed = seed,
-                                    .purpose = kernels::Purpose::prediction,
-                                    .step = 1,
-                                    .shard = static_cast<std::uint32_t>(block),
-                                    .sample = static_cast<std::uint32_t>(draw)};
-  torch::manual_seed((std::uint64_t{kernels::random_word(stream, 0)} << 32) | kernels::random_word(stream, 1));
-}
-
-/// This rank's examples of every subject under the weights that the network is bound to.
-void pass(const EvaluationParts& parts, std::uint64_t seed, int draw, std::span<const Subject> subjects) {
-  Batch batch;
-  std::vector<std::int64_t> indices;
-  for (const Subject& subject : subjects) {
-    const BlockShare& share = subject.share;
-    for (std::int64_t block = share.first_block; block < share.end_block; ++block) {
-      indices.resize(static_cast<std::size_t>(share.end(block) - share.begin(block)));
-      std::iota(indices.begin(), indices.end(), share.begin(block));
-      subject.source.read(indices, batch);
-      seed_module(seed, draw, block);
-      torch::Tensor outputs = parts.network.forward(input_tensor(batch, subject.source.spec(), parts.network));
-      require(outputs.dim() == 2 && outputs.size(0) == batch.size && outputs.size(1) == output_size(parts.likelihood),
-              "the network gives {} values for {} examples where the likelihood needs {} for each", outputs.numel(),
-              batch.size, output_size(parts.likelihood));
-      subject.take({draw, block, share.begin(block) - share.first_row(), std::move(outputs), batch});
-      parts.communicator.progress();
-    }
-  }
-}
 
 void check(const EvaluationParts& parts, const EvaluationOptions& options) {
   require(options.samples >= 1, "--samples must be at least 1, not {}", options.samples);
@@ -112,7 +46,7 @@ bool has_surface(const EvaluationParts& parts, const EvaluationOptions& options)
 class Evaluator {
  public:
   Evaluator(const EvaluationParts& parts, const EvaluationOptions& options)
-      : parts_(parts), options_(options), draws_(parts.posterior.has_gaussian() ? options.samples : 1) {
+      : parts_(parts), options_(options), draws_(prediction_draws(parts.posterior, options.samples)) {
     using Content = PredictionSums::Content;
     add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), draw_subjects_);
     add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), mean_subjects_);
@@ -135,13 +69,13 @@ class Evaluator {
   Evaluator& operator=(const Evaluator&) = delete;
 
   void run() {
+    const PassParts through{parts_.network, parts_.likelihood, parts_.communicator, options_.seed};
     for (int draw = 0; draw < draws_; ++draw) {
-      parts_.posterior.draw(
-          {.seed = options_.seed, .purpose = kernels::Purpose::prediction, .sample = static_cast<std::uint32_t>(draw)});
-      pass(parts_, options_.seed, draw, draw_subjects_);
+      draw_for_prediction(parts_.posterior, options_.seed, draw);
+      pass(through, draw, draw_subjects_);
     }
     parts_.network.bind(parts_.posterior.mean());
-    pass(parts_, options_.seed, 0, mean_subjects_);
+    pass(through, 0, mean_subjects_);
   }
 
   /// Collective.
@@ -219,7 +153,7 @@ class Evaluator {
 Evaluation evaluate(const EvaluationParts& parts, const EvaluationOptions& options) {
   check(parts, options);
   const torch::NoGradGuard no_grad;
-  const EvaluationMode mode(parts);
+  const EvaluationMode mode(parts.network, parts.posterior);
   std::optional<Evaluator> evaluator;
   // Files are read here, and may fail on one rank only.
   collectively(parts.communicator, [&] {

@@ -1,0 +1,70 @@
+#include "credence/prediction/pass.h"
+
+#include <numeric>
+#include <vector>
+
+#include "credence/base/errors.h"
+
+namespace credence {
+namespace {
+
+/// In memory of LibTorch's own: its alignment, which libraries' summation order may depend on, is always the same.
+torch::Tensor input_tensor(const Batch& batch, const ExampleSpec& spec, const Network& network) {
+  std::vector<std::int64_t> shape = {batch.size};
+  shape.insert(shape.end(), spec.input_shape.begin(), spec.input_shape.end());
+  return torch::from_blob(const_cast<float*>(batch.inputs.data()), shape, torch::kFloat32)
+      .to(network.device(), network.dtype(), /*non_blocking=*/false, /*copy=*/true);
+}
+
+/// Weight draws use step 0 of this purpose; what else a module draws (dropout that stays on) uses step 1.
+void seed_module(std::uint64_t seed, int draw, std::int64_t block) {
+  const kernels::NoiseStream stream{.seed = seed,
+                                    .purpose = kernels::Purpose::prediction,
+                                    .step = 1,
+                                    .shard = static_cast<std::uint32_t>(block),
+                                    .sample = static_cast<std::uint32_t>(draw)};
+  torch::manual_seed((std::uint64_t{kernels::random_word(stream, 0)} << 32) | kernels::random_word(stream, 1));
+}
+
+}  // namespace
+
+void pass(const PassParts& parts, int draw, std::span<const Subject> subjects) {
+  Batch batch;
+  std::vector<std::int64_t> indices;
+  for (const Subject& subject : subjects) {
+    const BlockShare& share = subject.share;
+    for (std::int64_t block = share.first_block; block < share.end_block; ++block) {
+      indices.resize(static_cast<std::size_t>(share.end(block) - share.begin(block)));
+      std::iota(indices.begin(), indices.end(), subject.first + share.begin(block));
+      subject.source.read(indices, batch);
+      seed_module(parts.seed, draw, block);
+      torch::Tensor outputs = parts.network.forward(input_tensor(batch, subject.source.spec(), parts.network));
+      require(outputs.dim() == 2 && outputs.size(0) == batch.size && outputs.size(1) == output_size(parts.likelihood),
+              "the network gives {} values for {} examples where the likelihood needs {} for each", outputs.numel(),
+              batch.size, output_size(parts.likelihood));
+      subject.take({draw, block, share.begin(block) - share.first_row(), std::move(outputs), batch});
+      parts.communicator.progress();
+    }
+  }
+}
+
+void draw_for_prediction(Posterior& posterior, std::uint64_t seed, int draw) {
+  posterior.draw({.seed = seed, .purpose = kernels::Purpose::prediction, .sample = static_cast<std::uint32_t>(draw)});
+}
+
+int prediction_draws(const Posterior& posterior, int samples) {
+  return posterior.has_gaussian() ? samples : 1;
+}
+
+EvaluationMode::EvaluationMode(Network& network, const Posterior& posterior)
+    : network_(network), posterior_(posterior), was_training_(network.module().is_training()) {
+  network_.module().eval();
+  network_.bind(posterior_.weights());
+}
+
+EvaluationMode::~EvaluationMode() {
+  network_.bind(posterior_.weights());
+  network_.module().train(was_training_);
+}
+
+}  // namespace credence
