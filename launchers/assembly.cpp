@@ -158,10 +158,10 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
       std::make_unique<Network>(build_module(values.text("network"), examples, output_size(model.likelihood), seed),
                                 precision_of(values), machine.device);
   model.posterior =
-      std::make_unique<Posterior>(plan_segments(model.network->layout(), parse_families(values.texts("posterior")),
-                                                parse_priors(values.texts("prior"))),
-                                  model.network->values(), values.number("initial-scale"), machine.threads);
-  model.network->bind(model.posterior->weights());
+      std::make_unique<Posterior>(plan_posterior(model.network->layout(), parse_families(values.texts("posterior")),
+                                                 parse_priors(values.texts("prior"))),
+                                  model.network->values(), values.number("initial-scale"), machine.threads, seed);
+  model.network->bind(model.posterior->network_weights());
   return model;
 }
 

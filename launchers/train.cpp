@@ -266,7 +266,7 @@ int run_train(const CommandContext& context) {
                        .dataset_digest = source->digest(),
                        .world_size = session.size(),
                        .threads = machine.threads,
-                       .bound = describe_bound(model.posterior->segments()),
+                       .bound = describe_bound(model.posterior->plan()),
                        .examples = source->spec()};
   const Augmentation augmentation = Augmentation::parse(start.values.text("augment"));
   if (augmentation.enabled()) identity.bound = "none: augmentation is another likelihood than that of the data";

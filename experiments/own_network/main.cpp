@@ -34,7 +34,7 @@ int run(credence::MpiSession& session, const std::string& directory, std::int64_
   constexpr std::uint64_t kSeed = 1;
   torch::manual_seed(kSeed);
   Network network{torch::nn::AnyModule(TinyConvolution())};
-  Posterior posterior(plan_segments(network.layout(), parse_families({"mean-field"}), parse_priors({"normal:1"})),
+  Posterior posterior(plan_posterior(network.layout(), parse_families({"mean-field"}), parse_priors({"normal:1"})),
                       network.values(), /*initial_scale=*/0.0067, /*threads=*/1);
   Optimizer optimizer(posterior, {.learning_rate = 5e-3, .scale_learning_rate = 5e-3});
 
@@ -48,7 +48,7 @@ int run(credence::MpiSession& session, const std::string& directory, std::int64_
                              .dataset_size = source->size(),
                              .dataset_digest = source->digest(),
                              .world_size = session.size(),
-                             .bound = describe_bound(posterior.segments()),
+                             .bound = describe_bound(posterior.plan()),
                              .examples = source->spec()};
   std::optional<RunDirectoryLock> lock;
   collectively(*communicator, [&] {  // rank 0 owns the directory and reads what is there; all go on from it

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "credence/base/errors.h"
 #include "credence/priors/prior.h"
 
 namespace credence {
@@ -15,37 +16,51 @@ Objective::Weights Objective::weights(std::int64_t step) const {
   return {weight, weight * temperature};
 }
 
+void append_charged_terms(const PosteriorPlan& plan, std::span<const double> prior_nats, std::vector<TermNats>& terms) {
+  const std::vector<int> slots = monte_carlo_slots(plan);
+  ensure(slots.size() == prior_nats.size(), "a charge for every prior without a closed form");
+  for (std::size_t i = 0; i < slots.size(); ++i) terms.push_back({slots[i], prior_nats[i], 0.0});
+}
+
+ComplexitySums measure_complexity(Posterior& posterior, std::span<const double> prior_nats) {
+  ComplexitySums sums{posterior.measure(), closed_form_terms(posterior)};
+  append_charged_terms(posterior.plan(), prior_nats, sums.terms);
+  return sums;
+}
+
 ObjectiveValue evaluate_objective(const Objective& objective, const Objective::Weights& weights, double mean_nll,
-                                  std::span<const kernels::Segment> segments,
-                                  std::span<const kernels::SegmentSums> sums) {
+                                  const PosteriorPlan& plan, const ComplexitySums& sums) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   double cross_entropy = 0.0;
   double entropy = 0.0;
   double kl = 0.0;
-  bool gaussian = false;
+  bool random = false;
   ObjectiveValue value;
-  for (std::size_t i = 0; i < segments.size(); ++i) {
-    cross_entropy += cross_entropy_nats(segments[i], sums[i]);
-    entropy += entropy_nats(segments[i], sums[i]);
-    value.kl_of.push_back(segments[i].gaussian ? kl_nats(segments[i], sums[i]) : nan);
-    if (segments[i].gaussian) {
-      gaussian = true;
-      kl += value.kl_of.back();
+  for (std::size_t i = 0; i < plan.families.size(); ++i) {
+    const kernels::Segment& segment = plan.segments[i];
+    cross_entropy += cross_entropy_nats(segment, sums.kernels[i]);
+    entropy += entropy_nats(segment, sums.kernels[i]);
+    const bool known = std::isfinite(segment.prior_scale);
+    value.kl_of.push_back(!segment.gaussian ? nan
+                          : known           ? kl_nats(segment, sums.kernels[i])
+                                            : -entropy_nats(segment, sums.kernels[i]));
+    random = random || segment.gaussian;
+  }
+  for (const TermNats& term : sums.terms) {
+    cross_entropy += term.cross_entropy;
+    entropy += term.entropy;
+    if (term.slot >= 0) {
+      value.kl_of[static_cast<std::size_t>(term.slot)] += term.cross_entropy - term.entropy;
+    } else {
+      kl += term.cross_entropy - term.entropy;
     }
   }
+  for (const double nats : value.kl_of) kl += std::isnan(nats) ? 0.0 : nats;
   value.expected_log_likelihood = -static_cast<double>(objective.dataset_size) * mean_nll;
-  value.kl = gaussian ? kl : nan;
-  value.elbo = objective.is_bound ? value.expected_log_likelihood - value.kl : nan;
+  value.kl = random ? kl : nan;
+  value.elbo = objective.is_bound && has_bound(plan) ? value.expected_log_likelihood - value.kl : nan;
   value.objective = -value.expected_log_likelihood + weights.cross_entropy * cross_entropy - weights.entropy * entropy;
   return value;
-}
-
-std::string describe_bound(std::span<const kernels::Segment> segments) {
-  const auto gaussian =
-      std::count_if(segments.begin(), segments.end(), [](const kernels::Segment& s) { return s.gaussian; });
-  if (gaussian == 0) return "none: point estimate; objective = -(log likelihood + log prior)";
-  if (gaussian == static_cast<std::ptrdiff_t>(segments.size())) return "evidence lower bound";
-  return "evidence lower bound given the tensors that are point estimates, which are outside the KL";
 }
 
 }  // namespace credence

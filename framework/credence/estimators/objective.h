@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "credence/kernels/kernel_set.h"
+#include "credence/posteriors/complexity.h"
 
 namespace credence {
 
@@ -33,16 +34,22 @@ struct ObjectiveValue {
   double elbo = 0.0;  // NaN where nothing is Gaussian, or the objective is no bound
   double objective = 0.0;
   double expected_log_likelihood = 0.0;
-  double kl = 0.0;            // over Gaussian tensors; NaN where there are none
-  std::vector<double> kl_of;  // per tensor; NaN for point estimates
+  double kl = 0.0;            // over tensors that have a distribution; NaN where none has, or its KL is not finite
+  std::vector<double> kl_of;  // per tensor of the network; NaN for point estimates
 };
+
+/// What KL and the objective are made of, beside the loss.
+struct ComplexitySums {
+  std::vector<kernels::SegmentSums> kernels;  // of every segment
+  std::vector<TermNats> terms;                // what the kernels do not know
+};
+/// All of it for a posterior at rest; `prior_nats` as in StepTotals.
+ComplexitySums measure_complexity(Posterior& posterior, std::span<const double> prior_nats);
+/// Terms for the priors charged at draws.
+void append_charged_terms(const PosteriorPlan& plan, std::span<const double> prior_nats, std::vector<TermNats>& terms);
 
 /// `mean_nll`: nats per example under the posterior whose sums these are.
 ObjectiveValue evaluate_objective(const Objective& objective, const Objective::Weights& weights, double mean_nll,
-                                  std::span<const kernels::Segment> segments,
-                                  std::span<const kernels::SegmentSums> sums);
-
-/// What `elbo` is for these segments, in words: the checkpoint's attribute `bound`.
-std::string describe_bound(std::span<const kernels::Segment> segments);
+                                  const PosteriorPlan& plan, const ComplexitySums& sums);
 
 }  // namespace credence

@@ -58,11 +58,12 @@ ReparameterizedEstimator::ReparameterizedEstimator(const Parts& parts, const Opt
       sums_(parts.posterior, {.local_shards = local_shards_,
                               .samples = options.samples,
                               .two_sums = needs_two_sums(options, parts.posterior),
-                              .keep_in_place = parts.communicator.size() == 1}) {
+                              .keep_in_place = parts.communicator.size() == 1}),
+      charged_slots_(monte_carlo_slots(parts.posterior.plan())) {
   require(options.samples >= 1, "--weight-samples must be at least 1, not {}", options.samples);
   require(options.noise != NoiseSharing::antithetic || options.shards % 2 == 0,
           "--noise antithetic pairs the shards, and --shards {} is odd; use an even number", options.shards);
-  const Layout& layout = parts_.network.layout();
+  const Layout& layout = parts_.posterior.layout();
   const int slots = static_cast<int>(layout.slots.size());
   if (parts_.communicator.size() > 1 && !options_.stage_through_host) {
     reducer_ =
@@ -73,11 +74,13 @@ ReparameterizedEstimator::ReparameterizedEstimator(const Parts& parts, const Opt
   }
   scalars_of_shard_.resize(static_cast<std::size_t>(local_shards_));
   buffers_of_shard_.resize(static_cast<std::size_t>(local_shards_));
-  parts_.network.bind(parts_.posterior.weights());
-  parts_.network.set_gradient_sink([this](int slot, const torch::Tensor& gradient) {
+  parts_.network.bind(parts_.posterior.network_weights());
+  const auto take = [this](int slot, const torch::Tensor& gradient) {
     if (sums_.take(slot, gradient) && reducer_) reducer_->ready(slot);
     parts_.communicator.progress();
-  });
+  };
+  parts_.network.set_gradient_sink(
+      [this, take](int slot, const torch::Tensor& gradient) { parts_.posterior.pull_back(slot, gradient, take); });
 }
 
 ReparameterizedEstimator::~ReparameterizedEstimator() {
@@ -102,7 +105,8 @@ kernels::NoiseStream ReparameterizedEstimator::stream(std::int64_t step, int sha
 }
 
 StepTotals ReparameterizedEstimator::run(std::int64_t step, const std::function<Examples()>& next_examples,
-                                         std::span<const double> flags) {
+                                         std::span<const double> flags, double cross_entropy_weight) {
+  cross_entropy_weight_ = cross_entropy_weight;
   parts_.network.module().train();
   buffers_at_start_ = parts_.network.buffer_arena().clone();
   integers_at_start_.clear();
@@ -118,20 +122,23 @@ StepTotals ReparameterizedEstimator::run(std::int64_t step, const std::function<
   for (int shard = 0; shard < local_shards_; ++shard) {
     const Examples examples = next_examples();
     examples_ += examples.inputs.size(0);
-    scalars_of_shard_[static_cast<std::size_t>(shard)].assign(kShardScalars, 0.0);
+    scalars_of_shard_[static_cast<std::size_t>(shard)].assign(kShardScalars + charged_slots_.size(), 0.0);
     for (int sample = 0; sample < options_.samples; ++sample) run_pass(step, shard, sample, examples);
   }
   std::vector<double> scalars = local_scalars(flags);
   reduce(scalars);
-  finish_buffers(std::span<const double>(scalars).subspan(kShardScalars + flags.size()));
+  const std::size_t first_flag = kShardScalars + charged_slots_.size();
+  finish_buffers(std::span<const double>(scalars).subspan(first_flag + flags.size()));
 
   StepTotals totals;
   totals.mean_nll = scalars[kNll] * gradient_multiplier();
   totals.accuracy =
       scalars[kCorrect] * gradient_multiplier() / (static_cast<double>(examples_) / static_cast<double>(local_shards_));
   totals.finite = scalars[kNotFinite] == 0.0;
-  totals.flags.assign(scalars.begin() + kShardScalars,
-                      scalars.begin() + kShardScalars + static_cast<std::ptrdiff_t>(flags.size()));
+  for (std::size_t i = kShardScalars; i < first_flag; ++i)
+    totals.prior_nats.push_back(scalars[i] * gradient_multiplier());
+  const auto flag = scalars.begin() + static_cast<std::ptrdiff_t>(first_flag);
+  totals.flags.assign(flag, flag + static_cast<std::ptrdiff_t>(flags.size()));
   return totals;
 }
 
@@ -145,12 +152,12 @@ void ReparameterizedEstimator::run_pass(std::int64_t step, int local_shard, int 
 
   const torch::Tensor outputs = parts_.network.forward(examples.inputs);
   const torch::Tensor loss = mean_negative_log_likelihood(parts_.likelihood, outputs, examples.targets);
-  loss.backward();
+  std::vector<double>& scalars = scalars_of_shard_[static_cast<std::size_t>(local_shard)];
+  charge_priors(loss, scalars).backward();
 
   const int missing = sums_.end_pass();
   require(missing < 0, "parameter {} of the network takes no part in its output: it received no gradient",
-          missing < 0 ? std::string() : parts_.network.layout().slots[static_cast<std::size_t>(missing)].name);
-  std::vector<double>& scalars = scalars_of_shard_[static_cast<std::size_t>(local_shard)];
+          missing < 0 ? std::string() : parts_.posterior.layout().slots[static_cast<std::size_t>(missing)].name);
   const double nll = loss.item<double>();
   scalars[kNll] += nll;
   scalars[kCorrect] += static_cast<double>(count_correct(parts_.likelihood, outputs, examples.targets));
@@ -159,6 +166,18 @@ void ReparameterizedEstimator::run_pass(std::int64_t step, int local_shard, int 
     if (shards_not_finite_.empty() || shards_not_finite_.back() != shard) shards_not_finite_.push_back(shard);
   }
   collect_buffers(local_shard, sample);
+}
+
+/// The loss with -log p(w) / N of this draw for the priors that have no closed form.
+torch::Tensor ReparameterizedEstimator::charge_priors(const torch::Tensor& loss, std::vector<double>& scalars) const {
+  if (charged_slots_.empty()) return loss;
+  torch::Tensor total = loss;
+  std::size_t place = kShardScalars;
+  for (const torch::Tensor& nats : monte_carlo_terms(parts_.posterior, parts_.network.parameters())) {
+    scalars[place++] += nats.item<double>();
+    total = total + (nats * cross_entropy_weight_).to(loss.scalar_type());
+  }
+  return total;
 }
 
 void ReparameterizedEstimator::seed_module(std::int64_t step, int shard, int sample) const {

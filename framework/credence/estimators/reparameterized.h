@@ -14,6 +14,7 @@
 #include "credence/estimators/gradient_sums.h"
 #include "credence/likelihoods/likelihood.h"
 #include "credence/networks/network.h"
+#include "credence/posteriors/complexity.h"
 #include "credence/posteriors/posterior.h"
 
 namespace credence {
@@ -28,6 +29,8 @@ struct StepTotals {
   double accuracy = 0.0;      // of classification; else 0
   std::vector<double> flags;  // summed over ranks
   bool finite = true;         // whether every shard's loss was
+  /// -log p(w) of each tensor of monte_carlo_slots(), nats, mean over draws.
+  std::vector<double> prior_nats;
 };
 
 /// Reparameterised weight noise, w = mean + scale * eps (Kingma and Welling 2014; Blundell et al. 2015): runs this
@@ -58,8 +61,10 @@ class ReparameterizedEstimator {
   double gradient_multiplier() const;
 
   /// The gradients of one step; `next_examples` gives this rank's shards in order. Collective. `flags` are summed over
-  /// ranks beside the losses.
-  StepTotals run(std::int64_t step, const std::function<Examples()>& next_examples, std::span<const double> flags);
+  /// ranks beside the losses. `cross_entropy_weight`: of -log p(w) in the objective, already divided by N, where priors
+  /// are charged at draws.
+  StepTotals run(std::int64_t step, const std::function<Examples()>& next_examples, std::span<const double> flags,
+                 double cross_entropy_weight = 0.0);
   /// Of the last run().
   GradientSum gradient() const { return sums_.result(); }
   /// The draw with which this rank will begin the given step.
@@ -73,6 +78,7 @@ class ReparameterizedEstimator {
  private:
   kernels::NoiseStream stream(std::int64_t step, int shard, int sample) const;
   void run_pass(std::int64_t step, int local_shard, int sample, const Examples& examples);
+  torch::Tensor charge_priors(const torch::Tensor& loss, std::vector<double>& scalars) const;
   void seed_module(std::int64_t step, int shard, int sample) const;
   void restore_buffers();
   void collect_buffers(int local_shard, int sample);
@@ -85,13 +91,16 @@ class ReparameterizedEstimator {
   Options options_;
   int local_shards_;
   GradientSums sums_;
-  std::unique_ptr<BucketReducer> reducer_;             // null where nothing is communicated during backward
-  std::vector<std::vector<double>> scalars_of_shard_;  // {nll, correct, losses that were not finite}, over samples
-  std::vector<torch::Tensor> buffers_of_shard_;        // float buffers, summed over samples
+  std::unique_ptr<BucketReducer> reducer_;  // null where nothing is communicated during backward
+  std::vector<std::vector<double>>
+      scalars_of_shard_;                         // {nll, correct, not finite, -log p of each tensor}, over samples
+  std::vector<torch::Tensor> buffers_of_shard_;  // float buffers, summed over samples
   torch::Tensor buffers_at_start_;
   std::vector<torch::Tensor> integers_at_start_, integers_of_shard_zero_;
   std::vector<int> shards_not_finite_;
   std::int64_t examples_ = 0;  // of this rank's shards in the present step
+  std::vector<int> charged_slots_;
+  double cross_entropy_weight_ = 0.0;  // of the present step
   double waited_seconds_ = 0.0;
 };
 

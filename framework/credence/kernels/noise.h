@@ -13,7 +13,8 @@ enum class Purpose : std::uint8_t {
   initialization = 4,  // initial weights
   module = 5,          // seed of a module's own generator (dropout layers of a user's network)
   prediction = 6,      // eps of a posterior draw in evaluation
-  data = 7             // generated datasets
+  data = 7,            // generated datasets
+  structure = 8        // masks and factors of a posterior's draw; of one in evaluation too, told apart by step
 };
 
 using Counter = std::array<std::uint32_t, 4>;

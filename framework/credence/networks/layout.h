@@ -15,6 +15,7 @@ struct Slot {
   std::int64_t fan_in = 1;  // inputs of one unit of the layer; a bias has its layer's
   bool is_bias = false;
   bool is_norm = false;  // scale or shift of a normalisation layer
+  std::string array;     // which further array of the tensor `name` a posterior adds ("factor"); empty: the weights
 };
 
 /// The one order of parameters: arenas, buckets, optimizer state and checkpoints follow it.

@@ -34,6 +34,8 @@ class Network {
   torch::Dtype dtype() const noexcept { return dtype_; }
   torch::Device device() const noexcept { return device_; }
 
+  /// The parameters by slot, autograd leaves.
+  const std::vector<torch::Tensor>& parameters() const noexcept { return parameters_; }
   /// A new arena [layout().elements] with the parameters' present values, padding zero.
   torch::Tensor values() const;
   /// Makes every parameter a view of `arena`: what is written there is what the module sees. The arena's memory must

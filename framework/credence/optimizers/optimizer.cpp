@@ -45,7 +45,7 @@ Optimizer::Result Optimizer::step(const GradientSum& gradient, const Step& step)
         kernels.measure(posterior_.segments(), rule, posterior_.mean(), posterior_.raw_scale(), gradient));
     rule.clip_multiplier = std::min(1.0, *options_.clip_norm / std::max(norm, 1e-300));
   }
-  const bool draw_next = step.next_draw.has_value() && posterior_.has_gaussian();
+  const bool draw_next = step.next_draw.has_value() && posterior_.is_random();
   Result result;
   result.sums = kernels.update(posterior_.segments(), rule, posterior_.mean(), posterior_.raw_scale(), moments_,
                                gradient, draw_next ? posterior_.weights() : torch::Tensor(),

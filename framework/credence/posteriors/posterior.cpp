@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "credence/base/errors.h"
-#include "credence/base/text.h"
 
 namespace credence {
 namespace {
@@ -15,79 +13,106 @@ bool same_stream(const kernels::NoiseStream& a, const kernels::NoiseStream& b) {
          a.negate == b.negate;
 }
 
-const std::vector<std::string> kFamilies = {"mean-field", "point"};
-
-Family parse_family(const std::string& text) {
-  if (text == kFamilies[0]) return Family::mean_field;
-  if (text == kFamilies[1]) return Family::point;
-  refuse_unknown("posterior", text, kFamilies);
+/// The network's values in an arena that has room for further arrays too.
+torch::Tensor extended(const torch::Tensor& values, std::int64_t elements) {
+  if (values.numel() == elements) return values;
+  torch::Tensor arena = torch::zeros({elements}, values.options());
+  arena.narrow(0, 0, values.numel()).copy_(values);
+  return arena;
 }
 
 }  // namespace
 
-TensorRules<Family> parse_families(const std::vector<std::string>& specs) {
-  return parse_rules(specs, Family::mean_field, kFamilies, parse_family);
-}
-
-std::vector<kernels::Segment> plan_segments(const Layout& layout, const TensorRules<Family>& families,
-                                            const TensorRules<Prior>& priors) {
-  require_rules_to_match(families, layout);
-  require_rules_to_match(priors, layout);
-  std::vector<kernels::Segment> segments;
-  for (const Slot& slot : layout.slots) {
-    const Family* family = families.exception_for(slot.name);
-    const Prior* prior = priors.exception_for(slot.name);
-    const bool left_to_default = slot.is_norm && family == nullptr;
-    kernels::Segment segment;
-    segment.offset = slot.offset;
-    segment.count = slot.count;
-    segment.gaussian = !left_to_default && (family != nullptr ? *family : families.fallback) == Family::mean_field;
-    segment.prior_scale = prior != nullptr  ? prior_scale(*prior, slot)
-                          : left_to_default ? std::numeric_limits<double>::infinity()
-                                            : prior_scale(priors.fallback, slot);
-    require(!segment.gaussian || std::isfinite(segment.prior_scale),
-            "{} has a mean-field posterior and no prior: its scale would grow without bound; give it a prior, or use "
-            "--posterior point",
-            slot.name);
-    segments.push_back(segment);
-  }
-  return segments;
-}
-
-Posterior::Posterior(std::vector<kernels::Segment> segments, torch::Tensor values, double initial_scale, int threads)
-    : segments_(std::move(segments)),
+Posterior::Posterior(PosteriorPlan plan, const torch::Tensor& values, double initial_scale, int threads,
+                     std::uint64_t seed)
+    : plan_(std::move(plan)),
       kernels_(values.scalar_type(), values.device(), threads),
-      mean_(std::move(values)) {
-  const bool gaussian = std::any_of(segments_.begin(), segments_.end(), [](const auto& s) { return s.gaussian; });
-  if (!gaussian) {
-    weights_ = mean_;
-    return;
+      mean_(extended(values, plan_.layout.elements)),
+      structure_of_slot_(plan_.layout.slots.size(), nullptr) {
+  ensure(values.numel() == plan_.network_elements, "initial values and layout differ");
+  for (const auto& structure : plan_.structures) {
+    for (const int slot : structure->slots()) structure_of_slot_[static_cast<std::size_t>(slot)] = structure.get();
   }
-  require(initial_scale > 0.0 && std::isfinite(initial_scale), "--initial-scale must be positive, not {}",
-          initial_scale);
-  raw_scale_ = torch::zeros_like(mean_);
-  for (const auto& segment : segments_) {
-    if (segment.gaussian) {
-      raw_scale_.narrow(0, segment.offset, segment.count).fill_(kernels::inverse_softplus(initial_scale));
+  start_arrays(seed);
+  const auto& segments = plan_.segments;
+  if (std::any_of(segments.begin(), segments.end(), [](const auto& segment) { return segment.gaussian; })) {
+    require(initial_scale > 0.0 && std::isfinite(initial_scale), "--initial-scale must be positive, not {}",
+            initial_scale);
+    raw_scale_ = torch::zeros_like(mean_);
+    for (const auto& segment : segments) {
+      if (segment.gaussian) {
+        raw_scale_.narrow(0, segment.offset, segment.count).fill_(kernels::inverse_softplus(initial_scale));
+      }
     }
   }
-  weights_ = mean_.clone();
+  weights_ = is_random() ? mean_.clone() : mean_;
 }
 
-torch::Tensor Posterior::scales() {
+void Posterior::start_arrays(std::uint64_t seed) {
+  for (const ArrayStart& start : plan_.starts) {
+    torch::Tensor array = view(mean_, start.slot);
+    array.fill_(start.constant);
+    if (start.deviation > 0.0) {
+      const kernels::NoiseStream noise{.seed = seed, .purpose = kernels::Purpose::structure};
+      array.add_(normals(start.slot, noise), start.deviation);
+    }
+  }
+}
+
+torch::Tensor Posterior::view(const torch::Tensor& arena, int slot) const {
+  const Slot& place = plan_.layout.slots[static_cast<std::size_t>(slot)];
+  return arena.narrow(0, place.offset, place.count).view(place.shape);
+}
+
+torch::Tensor Posterior::mean_weights() const {
+  torch::Tensor weights = mean_.narrow(0, 0, plan_.network_elements).clone();
+  for (const auto& structure : plan_.structures) structure->write_mean(*this, weights);
+  return weights;
+}
+
+torch::Tensor Posterior::scales() const {
   torch::Tensor result = torch::zeros_like(mean_);
-  if (has_gaussian()) kernels_.scales(segments_, raw_scale_, result);
+  if (has_gaussian()) kernels_.scales(plan_.segments, raw_scale_, result);
   return result;
 }
 
 void Posterior::draw(const kernels::NoiseStream& noise) {
-  if (!has_gaussian() || (drawn_ && same_stream(*drawn_, noise))) return;
-  kernels_.draw(segments_, mean_, raw_scale_, noise, weights_);
+  if (!is_random() || (drawn_ && same_stream(*drawn_, noise))) return;
+  kernels_.draw(plan_.segments, mean_, raw_scale_, noise, weights_);
+  set_drawn(noise);
+}
+
+void Posterior::set_drawn(const std::optional<kernels::NoiseStream>& noise) {
   drawn_ = noise;
+  if (!noise) return;
+  const torch::NoGradGuard no_grad;
+  for (const auto& structure : plan_.structures) structure->draw(*this, *noise);
+}
+
+void Posterior::pull_back(int slot, const torch::Tensor& gradient, const Structure::Give& give) {
+  Structure* const structure = structure_of_slot_[static_cast<std::size_t>(slot)];
+  if (structure == nullptr) {
+    give(slot, gradient);
+    return;
+  }
+  const torch::NoGradGuard no_grad;
+  give(slot, structure->pull_back(*this, slot, gradient, give));
+}
+
+torch::Tensor Posterior::normals(int slot, const kernels::NoiseStream& noise) {
+  if (!scratch_.defined()) {
+    scratch_ = torch::empty_like(mean_);
+    normals_ = torch::empty_like(mean_);
+  }
+  // The sum of eps times a gradient of one.
+  const Slot& place = plan_.layout.slots[static_cast<std::size_t>(slot)];
+  const kernels::Segment segment{.offset = place.offset, .count = place.count, .gaussian = true};
+  kernels_.accumulate(segment, torch::ones({place.count}, mean_.options()), noise, false, scratch_, normals_);
+  return view(normals_, slot);
 }
 
 std::vector<kernels::SegmentSums> Posterior::measure() {
-  return kernels_.measure(segments_, {}, mean_, raw_scale_, {});
+  return kernels_.measure(plan_.segments, {}, mean_, raw_scale_, {});
 }
 
 }  // namespace credence

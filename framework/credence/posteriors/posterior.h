@@ -5,61 +5,74 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "credence/kernels/kernel_set.h"
-#include "credence/networks/layout.h"
 #include "credence/posteriors/arena_kernels.h"
-#include "credence/priors/prior.h"
+#include "credence/posteriors/plan.h"
 
 namespace credence {
 
-enum class Family : std::uint8_t { mean_field, point };
-
-/// mean-field | point, and REGEX=... rules. Norm parameters are point estimates without a prior unless a rule names
-/// them.
-TensorRules<Family> parse_families(const std::vector<std::string>& specs);
-
-/// Which tensors are Gaussian and what prior each has. UserError where a Gaussian tensor has no prior: its scale would
-/// grow without bound.
-std::vector<kernels::Segment> plan_segments(const Layout& layout, const TensorRules<Family>& families,
-                                            const TensorRules<Prior>& priors);
-
-/// Factorised Gaussian over the weights, scale = softplus(raw scale), with point estimates for the tensors that are not
-/// Gaussian (Blundell et al. 2015, sec. 3.2). All point: MAP, the deterministic twin.
+/// A distribution over a network's weights, with everything that is optimised in two flat arenas: means, and raw scales
+/// of Gaussian tensors (scale = softplus(raw scale), Blundell et al. 2015, sec. 3.2). The kernels draw independent
+/// Gaussians and point estimates; structures of the plan make other families of them, with further arrays in the arena
+/// of means. All point: MAP, the deterministic twin.
 class Posterior {
  public:
-  /// `values` [elements]: initial means; `initial_scale`: standard deviation of every Gaussian weight at the start.
-  Posterior(std::vector<kernels::Segment> segments, torch::Tensor values, double initial_scale, int threads);
+  /// `values` [network's elements]: initial means; `initial_scale`: standard deviation of every Gaussian weight at the
+  /// start; `seed`: of further arrays that start at random.
+  Posterior(PosteriorPlan plan, const torch::Tensor& values, double initial_scale, int threads, std::uint64_t seed = 0);
 
-  std::span<const kernels::Segment> segments() const noexcept { return segments_; }
+  const PosteriorPlan& plan() const noexcept { return plan_; }
+  /// The network's slots, then further arrays; parallel to segments().
+  const Layout& layout() const noexcept { return plan_.layout; }
+  std::span<const kernels::Segment> segments() const noexcept { return plan_.segments; }
   bool has_gaussian() const noexcept { return raw_scale_.defined(); }
+  /// Whether two draws differ.
+  bool is_random() const noexcept { return has_gaussian() || !plan_.structures.empty(); }
 
   const torch::Tensor& mean() const noexcept { return mean_; }            // [elements]
   const torch::Tensor& raw_scale() const noexcept { return raw_scale_; }  // [elements]; undefined without Gaussians
-  /// What the network is bound to: the newest draw; the means themselves where nothing is Gaussian.
+  /// The newest draw; the means themselves where nothing is random. [elements]
   const torch::Tensor& weights() const noexcept { return weights_; }
-  /// A new arena with standard deviations; zero on point segments.
-  torch::Tensor scales();
+  /// What a network binds to: the part of weights() that is its own.
+  torch::Tensor network_weights() const { return weights_.narrow(0, 0, plan_.network_elements); }
+  /// A new arena with the mean of the weights under q, the network's part.
+  torch::Tensor mean_weights() const;
+  /// A new arena with standard deviations of the kernels' Gaussians; zero on other segments.
+  torch::Tensor scales() const;
+  /// One slot's part of an arena, in the slot's shape.
+  torch::Tensor view(const torch::Tensor& arena, int slot) const;
 
-  /// weights() <- mean + scale * eps. Costs nothing where the newest draw is this one.
+  /// weights() <- a draw. Costs nothing where the newest draw is this one.
   void draw(const kernels::NoiseStream& noise);
-  /// The update wrote the draw of `noise` into weights() already, or (nullopt) the means changed without one.
-  void set_drawn(const std::optional<kernels::NoiseStream>& noise) { drawn_ = noise; }
+  /// The update wrote the kernels' part of the draw of `noise` into weights() already, or (nullopt) the means changed
+  /// without one.
+  void set_drawn(const std::optional<kernels::NoiseStream>& noise);
+  /// The noise of the newest draw.
+  const kernels::NoiseStream& drawn() const { return *drawn_; }
+  /// A gradient with respect to the drawn weights of a network's slot becomes gradients of optimised arrays.
+  void pull_back(int slot, const torch::Tensor& gradient, const Structure::Give& give);
 
-  /// Sums per tensor of the present values, of which KL, entropy and log prior are made.
+  /// Standard normal numbers of one slot's elements, as the kernels draw them, in the slot's shape.
+  torch::Tensor normals(int slot, const kernels::NoiseStream& noise);
+
+  /// Sums per slot of the present values, of which KL, entropy and log prior are made.
   std::vector<kernels::SegmentSums> measure();
 
   ArenaKernels& kernels() noexcept { return kernels_; }
 
  private:
-  std::vector<kernels::Segment> segments_;
-  ArenaKernels kernels_;
+  void start_arrays(std::uint64_t seed);
+
+  PosteriorPlan plan_;
+  mutable ArenaKernels kernels_;
   torch::Tensor mean_;
   torch::Tensor raw_scale_;
   torch::Tensor weights_;
   std::optional<kernels::NoiseStream> drawn_;
+  std::vector<Structure*> structure_of_slot_;  // null: the kernels' draw is the draw
+  torch::Tensor scratch_, normals_;            // [elements], made when first needed
 };
 
 }  // namespace credence

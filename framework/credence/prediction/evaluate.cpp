@@ -72,10 +72,13 @@ class Evaluator {
     const PassParts through{parts_.network, parts_.likelihood, parts_.communicator, options_.seed};
     for (int draw = 0; draw < draws_; ++draw) {
       draw_for_prediction(parts_.posterior, options_.seed, draw);
+      if (training_) charge_priors();
       pass(through, draw, draw_subjects_);
     }
-    parts_.network.bind(parts_.posterior.mean());
+    const torch::Tensor mean_weights = parts_.posterior.mean_weights();
+    parts_.network.bind(mean_weights);
     pass(through, 0, mean_subjects_);
+    parts_.network.bind(parts_.posterior.network_weights());
   }
 
   /// Collective.
@@ -126,8 +129,9 @@ class Evaluator {
     double squares = 0.0;
     for (const double total : totals) squares += (total - mean) * (total - mean);
     const Objective objective{.dataset_size = parts_.training->size()};
-    const ObjectiveValue value = evaluate_objective(objective, {}, -mean / static_cast<double>(objective.dataset_size),
-                                                    parts_.posterior.segments(), parts_.posterior.measure());
+    const ObjectiveValue value =
+        evaluate_objective(objective, {}, -mean / static_cast<double>(objective.dataset_size), parts_.posterior.plan(),
+                           measure_complexity(parts_.posterior, prior_nats_));
     ElboEstimate estimate;
     estimate.expected_log_likelihood = value.expected_log_likelihood;
     if (draws_ > 1) estimate.standard_error = std::sqrt(squares / (draws_ - 1.0) / draws_);
@@ -138,9 +142,17 @@ class Evaluator {
     return estimate;
   }
 
+  /// The mean over draws of -log p(w) for the priors without a closed form.
+  void charge_priors() {
+    const auto terms = monte_carlo_terms(parts_.posterior, parts_.network.parameters());
+    prior_nats_.resize(terms.size(), 0.0);
+    for (std::size_t i = 0; i < terms.size(); ++i) prior_nats_[i] += terms[i].item<double>() / draws_;
+  }
+
   const EvaluationParts& parts_;
   const EvaluationOptions& options_;
   int draws_;
+  std::vector<double> prior_nats_;
   std::deque<PredictionSums> test_, ood_;  // under draws, at the mean
   std::optional<InputGrid> grid_;
   std::optional<PredictionSums> surface_;

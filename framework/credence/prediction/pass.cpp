@@ -53,17 +53,17 @@ void draw_for_prediction(Posterior& posterior, std::uint64_t seed, int draw) {
 }
 
 int prediction_draws(const Posterior& posterior, int samples) {
-  return posterior.has_gaussian() ? samples : 1;
+  return posterior.is_random() ? samples : 1;
 }
 
 EvaluationMode::EvaluationMode(Network& network, const Posterior& posterior)
     : network_(network), posterior_(posterior), was_training_(network.module().is_training()) {
   network_.module().eval();
-  network_.bind(posterior_.weights());
+  network_.bind(posterior_.network_weights());
 }
 
 EvaluationMode::~EvaluationMode() {
-  network_.bind(posterior_.weights());
+  network_.bind(posterior_.network_weights());
   network_.module().train(was_training_);
 }
 

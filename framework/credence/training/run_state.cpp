@@ -8,7 +8,7 @@
 
 #include "credence/base/errors.h"
 #include "credence/base/text.h"
-#include "credence/priors/prior.h"
+#include "credence/estimators/objective.h"
 
 namespace credence {
 namespace {
@@ -28,17 +28,20 @@ struct ArenaPart {
 };
 
 /// Every part of the posterior's and the optimizer's arenas, as stored: raw values, not the derived scale.
-std::vector<ArenaPart> arena_parts(const Network& network, const Posterior& posterior, const Optimizer* optimizer) {
+std::vector<ArenaPart> arena_parts(const Posterior& posterior, const Optimizer* optimizer) {
   std::vector<ArenaPart> parts;
-  const auto& slots = network.layout().slots;
+  const auto& slots = posterior.layout().slots;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     const bool gaussian = posterior.segments()[i].gaussian;
-    parts.push_back({"posterior/" + slots[i].name + "/mean", posterior.mean(), &slots[i]});
+    const std::string& array = slots[i].array;
+    parts.push_back(
+        {"posterior/" + slots[i].name + "/" + (array.empty() ? "mean" : array), posterior.mean(), &slots[i]});
     if (gaussian) parts.push_back({"posterior/" + slots[i].name + "/raw_scale", posterior.raw_scale(), &slots[i]});
     if (optimizer == nullptr) continue;
+    const std::string tensor = slots[i].name + (array.empty() ? "" : ":" + array);
     for (const auto& [name, arena] : optimizer->state()) {
       if (gaussian || !name.starts_with("scale_")) {
-        parts.push_back({"optimizer/" + name + "/" + slots[i].name, arena, &slots[i]});
+        parts.push_back({"optimizer/" + name + "/" + tensor, arena, &slots[i]});
       }
     }
   }
@@ -117,21 +120,21 @@ std::string text_attribute(const Checkpoint& checkpoint, const std::string& name
 }
 
 void describe_tensors(const RunState& state, CheckpointContents& contents) {
-  const auto& slots = state.network.layout().slots;
-  const auto sums = state.posterior.measure();
-  double total = 0.0;
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    const kernels::Segment& segment = state.posterior.segments()[i];
-    auto& attributes = contents.array_attributes["posterior/" + slots[i].name];
-    attributes["family"] = std::string(segment.gaussian ? "gaussian" : "point");
-    attributes["prior_mean"] = segment.prior_mean;
-    attributes["prior_scale"] = segment.prior_scale;
-    if (!segment.gaussian) continue;
-    const double kl = kl_nats(segment, sums[i]);
-    attributes["kl"] = kl;
-    total += kl;
+  const PosteriorPlan& plan = state.posterior.plan();
+  for (std::size_t i = 0; i < plan.families.size(); ++i) {
+    auto& attributes = contents.array_attributes["posterior/" + plan.layout.slots[i].name];
+    attributes["family"] = describe(plan.families[i]);
+    attributes["prior"] = describe(plan.priors[i]);
+    attributes["prior_mean"] = plan.segments[i].prior_mean;
+    attributes["prior_scale"] = plan.segments[i].prior_scale;
   }
-  if (state.posterior.has_gaussian()) contents.attributes["kl"] = total;
+  if (!monte_carlo_slots(plan).empty()) return;  // their KL is known by draws of a step only: see the history
+  const ObjectiveValue value = evaluate_objective({}, {}, 0.0, plan, measure_complexity(state.posterior, {}));
+  for (std::size_t i = 0; i < plan.families.size(); ++i) {
+    if (std::isnan(value.kl_of[i])) continue;
+    contents.array_attributes["posterior/" + plan.layout.slots[i].name]["kl"] = value.kl_of[i];
+  }
+  if (!std::isnan(value.kl)) contents.attributes["kl"] = value.kl;
 }
 
 }  // namespace
@@ -167,13 +170,13 @@ Snapshot take_snapshot(const RunState& state, const RunIdentity& identity) {
     }
     return entry->second;
   };
-  for (const ArenaPart& part : arena_parts(state.network, state.posterior, &state.optimizer)) {
+  for (const ArenaPart& part : arena_parts(state.posterior, &state.optimizer)) {
     contents.arrays.push_back(view_of(part.name, on_host(part.arena), part.slot->shape, part.slot->offset));
   }
   if (state.posterior.has_gaussian()) {
     const torch::Tensor scales = state.posterior.scales().cpu();
     snapshot.owned.push_back(scales);
-    const auto& slots = state.network.layout().slots;
+    const auto& slots = state.posterior.layout().slots;
     for (std::size_t i = 0; i < slots.size(); ++i) {
       if (!state.posterior.segments()[i].gaussian) continue;
       contents.arrays.push_back(
@@ -239,7 +242,7 @@ void broadcast_state(RunState& state, Communicator& communicator) {
 
 void restore_posterior(const Checkpoint& checkpoint, Network& network, Posterior& posterior) {
   const torch::NoGradGuard no_grad;
-  for (const ArenaPart& part : arena_parts(network, posterior, nullptr)) fill_arena_part(checkpoint, part);
+  for (const ArenaPart& part : arena_parts(posterior, nullptr)) fill_arena_part(checkpoint, part);
   posterior.set_drawn(std::nullopt);
   restore_buffers(checkpoint, network);
 }
@@ -252,7 +255,7 @@ void restore(const Checkpoint& checkpoint, const RunIdentity& identity, RunState
   require(text_attribute(checkpoint, "dataset_digest") == identity.dataset_digest,
           "{} was trained on data of other content than these", file);
   const torch::NoGradGuard no_grad;
-  const std::vector<ArenaPart> parts = arena_parts(state.network, state.posterior, &state.optimizer);
+  const std::vector<ArenaPart> parts = arena_parts(state.posterior, &state.optimizer);
   for (const ArenaPart& part : parts) fill_arena_part(checkpoint, part);
   refuse_other_tensors(checkpoint, parts);
   state.posterior.set_drawn(std::nullopt);

@@ -27,7 +27,7 @@ enum Flag : std::size_t { kStop, kSavesFailed, kFlags };
 [[noreturn]] void report_not_finite(const TrainingParts& parts, const RunState& state, const char* what) {
   std::string mine;
   const GradientSum gradient = parts.estimator.gradient();
-  const auto& slots = state.network.layout().slots;
+  const auto& slots = state.posterior.layout().slots;
   for (std::size_t i = 0; i < slots.size() && mine.empty(); ++i) {
     if (!gradient.slots[i].isfinite().all().item<bool>()) mine = slots[i].name;
   }
@@ -49,7 +49,7 @@ void require_finite(const RunState& state) {
   for (std::size_t i = 0; i < sums.size(); ++i) {
     if (std::isfinite(sums[i].squared_deviation) && std::isfinite(sums[i].log_scale)) continue;
     throw NumericalError(fmt::format("the posterior of {} is not finite after step {}; a smaller --lr may help",
-                                     state.network.layout().slots[i].name, state.step));
+                                     state.posterior.layout().slots[i].name, state.step));
   }
 }
 
@@ -150,30 +150,37 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     const int failed_saves = saver.failures();
     const double flags[kFlags] = {stop_requested() ? 1.0 : 0.0, failed_saves >= kFailedSavesAllowed ? 1.0 : 0.0};
 
+    const Objective::Weights weights = options.objective.weights(state.step);
+    const auto examples_in_all = static_cast<double>(options.objective.dataset_size);
     const StepTotals totals = parts.estimator.run(
         state.step,
         [&] {
           return to_tensors(parts.loader.next(), parts.source.spec(), parts.likelihood, state.network.dtype(),
                             state.network.device());
         },
-        flags);
+        flags, weights.cross_entropy / examples_in_all);
     if (totals.flags[kSavesFailed] > 0.0) saver.give_up();
     if (!totals.finite) report_not_finite(parts, state, "the loss");
 
-    const Objective::Weights weights = options.objective.weights(state.step);
     const double factor = learning_rate_factor(options.schedule, time_of(parts, options, state.step));
     const bool last = state.step + 1 == options.total_steps;
-    const Optimizer::Result update = state.optimizer.step(
-        parts.estimator.gradient(),
-        {.number = state.step,
-         .learning_rate_factor = factor,
-         .gradient_multiplier = parts.estimator.gradient_multiplier(),
-         .weights = weights,
-         .dataset_size = options.objective.dataset_size,
-         .next_draw = last ? std::nullopt : std::optional(parts.estimator.first_draw(state.step + 1))});
+    GradientSum gradient = parts.estimator.gradient();
+    ComplexitySums complexity;
+    complexity.terms = add_closed_form_terms(
+        state.posterior, {weights.cross_entropy / examples_in_all, weights.entropy / examples_in_all},
+        parts.estimator.gradient_multiplier(), gradient);
+    append_charged_terms(state.posterior.plan(), totals.prior_nats, complexity.terms);
+    Optimizer::Result update = state.optimizer.step(
+        gradient, {.number = state.step,
+                   .learning_rate_factor = factor,
+                   .gradient_multiplier = parts.estimator.gradient_multiplier(),
+                   .weights = weights,
+                   .dataset_size = options.objective.dataset_size,
+                   .next_draw = last ? std::nullopt : std::optional(parts.estimator.first_draw(state.step + 1))});
     if (!std::isfinite(update.gradient_norm)) report_not_finite(parts, state, "the gradient");
+    complexity.kernels = std::move(update.sums);
     const ObjectiveValue value =
-        evaluate_objective(options.objective, weights, totals.mean_nll, state.posterior.segments(), update.sums);
+        evaluate_objective(options.objective, weights, totals.mean_nll, state.posterior.plan(), complexity);
 
     ++state.step;
     state.epoch = parts.plan.epochs(state.step);

@@ -66,7 +66,7 @@ struct Problem {
       : options(std::move(chosen)),
         likelihood(options.likelihood),
         network(module_of(options.network, options.inputs, output_size(likelihood)), options.dtype),
-        posterior(plan_segments(network.layout(), parse_families(options.families), parse_priors(options.priors)),
+        posterior(plan_posterior(network.layout(), parse_families(options.families), parse_priors(options.priors)),
                   network.values(), options.initial_scale, 1) {
     // Scales that differ from weight to weight.
     if (posterior.has_gaussian()) {

@@ -47,7 +47,7 @@ TEST(Shards, ChangeNeitherKlNorTheGradientUnderSharedNoise) {
       const auto update =
           descend(problem.posterior, estimator.gradient(), kObjective, 0, estimator.gradient_multiplier());
       const ObjectiveValue value = evaluate_objective(kObjective, kObjective.weights(0), totals.mean_nll,
-                                                      problem.posterior.segments(), update.sums);
+                                                      problem.posterior.plan(), {update.sums, {}});
       if (kl == 0.0) kl = value.kl;
       EXPECT_EQ(value.kl, kl) << shards << " shards, " << samples << " samples";
       EXPECT_GT(kl, 1.0);
@@ -237,7 +237,7 @@ struct Recorder : torch::nn::Module {
 struct UserProblem {
   explicit UserProblem(torch::nn::AnyModule module, torch::Dtype dtype = torch::kFloat64)
       : network(std::move(module), dtype),
-        posterior(plan_segments(network.layout(), parse_families({}), parse_priors({})), network.values(), 0.3, 1) {}
+        posterior(plan_posterior(network.layout(), parse_families({}), parse_priors({})), network.values(), 0.3, 1) {}
   ReparameterizedEstimator::Parts parts() {
     return {.network = network, .posterior = posterior, .likelihood = likelihood, .communicator = *communicator};
   }
@@ -372,7 +372,7 @@ TEST(Totals, CountAccuracyFlagsAndLossesThatAreNotFinite) {
 TEST(Totals, AccuracyIsTheShareOfLabelsRankedFirst) {
   // Two rows of three are right: the point network copies its inputs.
   UserProblem problem(torch::nn::AnyModule(torch::nn::Linear(torch::nn::LinearOptions(3, 3).bias(false))));
-  problem.posterior = Posterior(plan_segments(problem.network.layout(), parse_families({"point"}), parse_priors({})),
+  problem.posterior = Posterior(plan_posterior(problem.network.layout(), parse_families({"point"}), parse_priors({})),
                                 problem.network.values(), 0.3, 1);
   torch::Tensor mean = problem.posterior.mean();
   mean.zero_();
@@ -417,14 +417,14 @@ TEST(Refusals, OptionsThatDoNotFit) {
 
 TEST(Reports, SayWhatTheBoundIs) {
   Problem mixed({.families = {"fc1=point"}}), whole, point({.families = {"point"}});
-  EXPECT_EQ(describe_bound(whole.posterior.segments()), "evidence lower bound");
-  EXPECT_THAT(describe_bound(mixed.posterior.segments()), HasSubstr("point estimates"));
-  EXPECT_THAT(describe_bound(point.posterior.segments()), HasSubstr("none"));
+  EXPECT_EQ(describe_bound(whole.posterior.plan()), "evidence lower bound");
+  EXPECT_THAT(describe_bound(mixed.posterior.plan()), HasSubstr("point estimates"));
+  EXPECT_THAT(describe_bound(point.posterior.plan()), HasSubstr("none"));
   Objective augmented = kObjective;
   augmented.is_bound = false;
   const auto sums = whole.posterior.measure();
   const ObjectiveValue value =
-      evaluate_objective(augmented, augmented.weights(0), 1.0, whole.posterior.segments(), sums);
+      evaluate_objective(augmented, augmented.weights(0), 1.0, whole.posterior.plan(), {sums, {}});
   EXPECT_TRUE(std::isnan(value.elbo));
   EXPECT_TRUE(std::isfinite(value.objective));
   ASSERT_EQ(value.kl_of.size(), whole.posterior.segments().size());

@@ -74,7 +74,7 @@ TEST_P(Gradient, EqualsCentralDifferencesOfTheObjective) {
   const double nll = oracle.nll(c.step, mean, raw, shards);
   EXPECT_NEAR(totals.mean_nll, nll, 1e-12 * (1.0 + nll));
   const ObjectiveValue value = evaluate_objective(c.objective, c.objective.weights(c.step), totals.mean_nll,
-                                                  problem.posterior.segments(), update.sums);
+                                                  problem.posterior.plan(), {update.sums, {}});
   const double n = static_cast<double>(c.objective.dataset_size);
   EXPECT_NEAR(value.objective / n, oracle.objective(c.step, mean, raw, shards), 1e-11);
   EXPECT_NEAR(value.expected_log_likelihood, -n * nll, 1e-10);

@@ -39,12 +39,12 @@ Layout layout() {
   return result;
 }
 
-std::vector<Segment> plan(const std::vector<std::string>& families, const std::vector<std::string>& priors) {
-  return plan_segments(layout(), parse_families(families), parse_priors(priors));
+PosteriorPlan plan(const std::vector<std::string>& families, const std::vector<std::string>& priors) {
+  return plan_posterior(layout(), parse_families(families), parse_priors(priors));
 }
 
 TEST(Plan, NormsArePointEstimatesOutsideTheKl) {
-  const auto segments = plan({"mean-field"}, {"normal:0.5"});
+  const auto segments = plan({"mean-field"}, {"normal:0.5"}).segments;
   ASSERT_EQ(segments.size(), 5U);
   for (const std::size_t i : {0U, 3U, 4U}) {
     EXPECT_TRUE(segments[i].gaussian) << i;
@@ -60,7 +60,7 @@ TEST(Plan, NormsArePointEstimatesOutsideTheKl) {
 
 TEST(Plan, RulesOverrideByName) {
   const auto segments =
-      plan({"^fc=point", "bn1.weight=mean-field"}, {"normal:fan-in", "fc.bias=normal:3", "bn1.bias=normal:7"});
+      plan({"^fc=point", "bn1.weight=mean-field"}, {"normal:fan-in", "fc.bias=normal:3", "bn1.bias=normal:7"}).segments;
   EXPECT_TRUE(segments[0].gaussian);
   EXPECT_DOUBLE_EQ(segments[0].prior_scale, 0.2);
   EXPECT_TRUE(segments[1].gaussian);

@@ -47,7 +47,7 @@ struct Model {
         const Options& options = {})
       : likelihood(parse_likelihood(likelihood_spec, examples)),
         network(build_module(network_spec, examples, output_size(likelihood), 3), options.dtype),
-        posterior(plan_segments(network.layout(), parse_families({options.posterior}),
+        posterior(plan_posterior(network.layout(), parse_families({options.posterior}),
                                 TensorRules<Prior>{NormalPrior{options.prior_scale}, {}, {}}),
                   network.values(), options.initial_scale, 1) {
     network.bind(posterior.weights());

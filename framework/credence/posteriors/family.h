@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "credence/priors/prior.h"
+
+namespace credence {
+
+/// How the weights of a tensor are distributed.
+struct Family {
+  enum class Kind : std::uint8_t {
+    point,             // one value
+    mean_field,        // independent Gaussians
+    sparse,            // independent Gaussians under a log-uniform prior (Molchanov et al. 2017)
+    spike_slab,        // independent: zero with some probability, else Gaussian
+    dropout,           // a unit's weights all zero with probability `number` (Gal and Ghahramani 2016)
+    dropconnect,       // each weight zero with probability `number` (Wan et al. 2013)
+    gaussian_dropout,  // mean * (1 + sqrt(p / (1 - p)) eps) (Srivastava et al. 2014; Kingma et al. 2015)
+    low_rank,          // Gaussian, covariance diagonal plus rank `number` over all such tensors together
+    full_rank          // Gaussian, full covariance over all such tensors together
+  };
+  Kind kind = Kind::mean_field;
+  double number = 0.0;
+
+  bool operator==(const Family&) const = default;
+  /// Whether draws have the kernels' Gaussian part, mean + scale * eps.
+  bool gaussian() const {
+    return kind == Kind::mean_field || kind == Kind::sparse || kind == Kind::spike_slab || kind == Kind::low_rank ||
+           kind == Kind::full_rank;
+  }
+};
+
+/// "mean-field", "dropout:0.1", ...
+Family parse_family(const std::string& spec);
+std::string describe(const Family& family);
+
+/// Families by tensor: specs as in TensorRules. Norm parameters are point estimates without a prior unless a rule names
+/// them.
+TensorRules<Family> parse_families(const std::vector<std::string>& specs);
+
+}  // namespace credence

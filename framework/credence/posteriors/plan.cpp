@@ -1,0 +1,218 @@
+#include "credence/posteriors/plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "credence/base/errors.h"
+#include "credence/kernels/noise.h"
+#include "credence/posteriors/structures.h"
+
+namespace credence {
+namespace {
+
+using enum Family::Kind;
+
+constexpr std::int64_t kFullRankLimit = 4096;
+
+/// The standard deviation of a normal prior on this tensor; infinite for none; NaN for any other prior.
+double normal_scale(const Prior& prior, const Slot& slot) {
+  if (treatment(prior) != PriorTreatment::kernels) return std::numeric_limits<double>::quiet_NaN();
+  return prior_scale(prior, slot);
+}
+
+bool is_none(const Prior& prior) {
+  return std::holds_alternative<NoPrior>(prior);
+}
+
+void require_prior_of_family(const Slot& slot, const Family& family, const Prior& prior) {
+  const std::string name = describe(family);
+  require(!family.gaussian() || !is_none(prior),
+          "{} has the posterior {} and no prior: its scale would grow without bound; give it a prior, or use "
+          "--posterior point",
+          slot.name, name);
+  const bool spike_slab_prior = std::holds_alternative<SpikeSlabPrior>(prior);
+  require(spike_slab_prior == (family.kind == spike_slab),
+          "{} has the posterior {} and the prior {}: spike-slab needs both, --posterior spike-slab --prior spike-slab",
+          slot.name, name, describe(prior));
+  const bool log_uniform = std::holds_alternative<LogUniformPrior>(prior);
+  require(!log_uniform || family.kind == mean_field || family.kind == sparse,
+          "{} has the posterior {} and the prior log-uniform, which only mean-field and sparse can have", slot.name,
+          name);
+  if (family.kind == dropout || family.kind == dropconnect || family.kind == gaussian_dropout) {
+    require(treatment(prior) == PriorTreatment::kernels,
+            "{} has the posterior {}, whose surrogate is weight decay: its prior must be normal:STDDEV, normal:fan-in "
+            "or none, not {}",
+            slot.name, name, describe(prior));
+  }
+  const bool learned =
+      std::holds_alternative<HierarchicalPrior>(prior) || std::holds_alternative<EmpiricalPrior>(prior);
+  require(!learned || family.kind == mean_field,
+          "{} has the posterior {} and the prior {}, whose scale is learned: it needs the posterior mean-field, as a "
+          "point estimate would draw it to zero",
+          slot.name, name, describe(prior));
+}
+
+/// Dropout is noise on hidden units: biases and the layer that reads the data are point estimates.
+bool has_units_to_drop(const Layout& network, const Slot& slot) {
+  const auto is_weight = [](const Slot& s) { return s.shape.size() >= 2; };
+  const auto first = std::find_if(network.slots.begin(), network.slots.end(), is_weight);
+  return is_weight(slot) && first->name != slot.name;
+}
+
+/// How the network's tensor `slot` is optimised, and what of its prior the kernels do.
+kernels::Segment plan_segment(const Slot& slot, const Family& family, const Prior& prior) {
+  kernels::Segment segment;
+  segment.offset = slot.offset;
+  segment.count = slot.count;
+  segment.gaussian = family.gaussian();
+  const double scale = normal_scale(prior, slot);
+  segment.prior_scale = std::isnan(scale) ? std::numeric_limits<double>::infinity() : scale;
+  // E[w^2] of these draws is mean^2 times a constant: weight decay by the same constant.
+  const double p = family.number;
+  if (family.kind == dropout || family.kind == dropconnect) segment.prior_scale *= std::sqrt(1.0 - p);
+  if (family.kind == gaussian_dropout) segment.prior_scale /= std::sqrt(1.0 + p / (1.0 - p));
+  return segment;
+}
+
+void add_prior_term(PosteriorPlan& plan, int slot, const Family& family, const Prior& prior) {
+  const PriorTreatment how = treatment(prior);
+  if (how == PriorTreatment::kernels || family.kind == spike_slab) return;
+  const bool independent = family.kind == mean_field || family.kind == sparse;
+  PriorTerm term{slot, prior, how == PriorTreatment::monte_carlo || !independent, {}};
+  if (!term.monte_carlo) {
+    const Slot owner = plan.layout.slots[static_cast<std::size_t>(slot)];
+    for (const PriorArray& array : prior_arrays(prior, owner)) {
+      term.arrays.push_back(plan.add_array(slot, array.name, array.shape, {.constant = array.initial}));
+    }
+  }
+  plan.terms.push_back(std::move(term));
+}
+
+void add_structures(PosteriorPlan& plan) {
+  std::map<std::pair<int, double>, std::vector<int>> slots_of;
+  for (int slot = 0; slot < plan.network_slots; ++slot) {
+    const Family& family = plan.families[static_cast<std::size_t>(slot)];
+    slots_of[{static_cast<int>(family.kind), family.number}].push_back(slot);
+  }
+  for (const auto& [key, slots] : slots_of) {
+    switch (static_cast<Family::Kind>(key.first)) {
+      case dropout:
+      case dropconnect:
+      case gaussian_dropout:
+        plan.structures.push_back(make_multiplicative_noise(plan, slots));
+        break;
+      case spike_slab:
+        plan.structures.push_back(make_spike_slab(plan, slots));
+        break;
+      case low_rank:
+        plan.structures.push_back(make_low_rank(plan, slots, static_cast<std::int64_t>(key.second)));
+        break;
+      case full_rank: {
+        std::int64_t weights = 0;
+        for (const int slot : slots) weights += plan.layout.slots[static_cast<std::size_t>(slot)].count;
+        require(
+            weights <= kFullRankLimit,
+            "--posterior full-rank keeps a covariance over all of {} weights, and {} is the most; use low-rank:K, or "
+            "full-rank for some tensors only, as in '--posterior fc3=full-rank'",
+            weights, kFullRankLimit);
+        plan.structures.push_back(make_full_rank(plan, slots));
+        break;
+      }
+      case point:
+      case mean_field:
+      case sparse:
+        break;
+    }
+  }
+}
+
+}  // namespace
+
+int PosteriorPlan::add_array(int owner, const std::string& array, std::vector<std::int64_t> shape, ArrayStart start) {
+  Slot slot = layout.slots[static_cast<std::size_t>(owner)];
+  slot.array = array;
+  slot.shape = std::move(shape);
+  slot.offset = layout.elements;
+  slot.count = 1;
+  for (const std::int64_t size : slot.shape) slot.count *= size;
+  const int index = static_cast<int>(layout.slots.size());
+  segments.push_back({.offset = slot.offset, .count = slot.count, .gaussian = false});
+  layout.elements += (slot.count + kernels::kNoiseGroup - 1) / kernels::kNoiseGroup * kernels::kNoiseGroup;
+  layout.slots.push_back(std::move(slot));
+  start.slot = index;
+  starts.push_back(start);
+  return index;
+}
+
+PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& families,
+                             const TensorRules<Prior>& priors) {
+  require_rules_to_match(families, network);
+  require_rules_to_match(priors, network);
+  PosteriorPlan plan;
+  plan.layout = network;
+  plan.network_slots = static_cast<int>(network.slots.size());
+  plan.network_elements = network.elements;
+  for (const Slot& slot : network.slots) {
+    const Family* family_rule = families.exception_for(slot.name);
+    const Prior* prior_rule = priors.exception_for(slot.name);
+    const bool left_to_default = slot.is_norm && family_rule == nullptr;
+    Family family = left_to_default ? Family{point, 0.0} : family_rule != nullptr ? *family_rule : families.fallback;
+    if (family.kind == dropout && !has_units_to_drop(network, slot)) family = {point, 0.0};
+    Prior prior = prior_rule != nullptr ? *prior_rule : left_to_default ? Prior(NoPrior{}) : priors.fallback;
+    if (family.kind == sparse) {
+      require(prior_rule == nullptr || std::holds_alternative<LogUniformPrior>(prior),
+              "{} has the posterior sparse, whose prior is log-uniform, not {}", slot.name, describe(prior));
+      prior = LogUniformPrior{};
+    }
+    require_prior_of_family(slot, family, prior);
+    plan.segments.push_back(plan_segment(slot, family, prior));
+    plan.families.push_back(family);
+    plan.priors.push_back(std::move(prior));
+  }
+  for (int slot = 0; slot < plan.network_slots; ++slot) {
+    const auto index = static_cast<std::size_t>(slot);
+    add_prior_term(plan, slot, plan.families[index], plan.priors[index]);
+  }
+  add_structures(plan);
+  require(families.fallback.kind != dropout || !plan.structures.empty(),
+          "--posterior dropout:P drops hidden units, and this network has none; use dropconnect:P or mean-field");
+  return plan;
+}
+
+std::string describe_bound(const PosteriorPlan& plan) {
+  const auto any_family = [&](Family::Kind kind) {
+    return std::any_of(plan.families.begin(), plan.families.end(), [&](const Family& f) { return f.kind == kind; });
+  };
+  if (any_family(dropout) || any_family(dropconnect)) {
+    return "none: dropout's surrogate; objective = NLL + sum of mean^2 / (2 s^2 (1 - p)) for priors N(0, s^2), up to a "
+           "constant (Gal and Ghahramani 2016)";
+  }
+  if (any_family(gaussian_dropout)) {
+    return "none: Gaussian dropout's surrogate; objective = NLL + E[-log p(w)], no entropy, as the rate is fixed "
+           "(Kingma "
+           "et al. 2015)";
+  }
+  const auto gaussian =
+      std::count_if(plan.families.begin(), plan.families.end(), [](const Family& f) { return f.gaussian(); });
+  if (gaussian == 0) return "none: point estimate; objective = -(log likelihood + log prior)";
+  std::string text = "evidence lower bound";
+  for (const Prior& prior : plan.priors) {
+    if (std::holds_alternative<LogUniformPrior>(prior)) {
+      return "none: the log-uniform prior is improper; objective with the KL of Molchanov et al. 2017, up to its "
+             "constant";
+    }
+    if (std::holds_alternative<EmpiricalPrior>(prior)) {
+      text = "type II (empirical Bayes) lower bound: the prior's scale is fitted to the posterior";
+    }
+  }
+  if (gaussian < plan.network_slots) text += " given the tensors that are point estimates, which are outside the KL";
+  return text;
+}
+
+bool has_bound(const PosteriorPlan& plan) {
+  return !describe_bound(plan).starts_with("none");
+}
+
+}  // namespace credence

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "credence/kernels/kernel_set.h"
+#include "credence/networks/layout.h"
+#include "credence/posteriors/family.h"
+#include "credence/posteriors/structure.h"
+#include "credence/priors/density.h"
+#include "credence/priors/prior.h"
+
+namespace credence {
+
+/// A prior that the kernels do not know, of one tensor.
+struct PriorTerm {
+  int slot = 0;
+  Prior prior;
+  bool monte_carlo = false;  // -log p(w) at the draws; else E_q[-log p(w)] in closed form
+  std::vector<int> arrays;   // slots of its further arrays
+};
+
+/// Initial values of a further array: N(constant, deviation^2).
+struct ArrayStart {
+  int slot = 0;
+  double constant = 0.0;
+  double deviation = 0.0;
+};
+
+/// A posterior before it has values: what is Gaussian, under which prior, with which further arrays.
+struct PosteriorPlan {
+  Layout layout;                           // the network's slots, then further arrays
+  int network_slots = 0;                   // how many of them are the network's
+  std::int64_t network_elements = 0;       // of an arena that holds the network's slots only
+  std::vector<kernels::Segment> segments;  // of every slot
+  std::vector<Family> families;            // of the network's slots
+  std::vector<Prior> priors;               // the same
+  std::vector<PriorTerm> terms;
+  std::vector<std::unique_ptr<Structure>> structures;
+  std::vector<ArrayStart> starts;
+
+  /// A new slot named after the network's slot that it belongs to; returns its index.
+  int add_array(int owner, const std::string& array, std::vector<std::int64_t> shape, ArrayStart start);
+};
+
+/// UserError where family and prior of a tensor do not go together, with the way out.
+PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& families,
+                             const TensorRules<Prior>& priors);
+
+/// What `elbo` is for this posterior, in words: the checkpoint's attribute `bound`.
+std::string describe_bound(const PosteriorPlan& plan);
+/// Whether that is a bound on the evidence, or a finite number at all.
+bool has_bound(const PosteriorPlan& plan);
+
+}  // namespace credence

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "credence/posteriors/plan.h"
+
+namespace credence {
+
+// The families beyond independent Gaussians and point estimates. `slots` are the network's, of one family and number.
+
+/// dropout:P, dropconnect:P, gaussian-dropout:P: weights = mean times noise of mean one, so that the arena's mean is
+/// the mean of the weights. dropout: one mask for each input unit of a layer, the tensor's second axis; a tensor of one
+/// axis (bias) is left as it is.
+std::unique_ptr<Structure> make_multiplicative_noise(PosteriorPlan& plan, std::vector<int> slots);
+
+/// Each weight is zero with probability 1 - sigmoid(inclusion_logit), else Gaussian. Gradients of the logits by the
+/// straight-through concrete relaxation at temperature 1/2 (Jang et al. 2017; Bai et al. 2020), draws are exact.
+std::unique_ptr<Structure> make_spike_slab(PosteriorPlan& plan, std::vector<int> slots);
+
+/// w = mean + scale * eps + factor z, z ~ N(0, I_k) common to all slots; `factor` [slot's shape..., k].
+std::unique_ptr<Structure> make_low_rank(PosteriorPlan& plan, std::vector<int> slots, std::int64_t rank);
+
+/// w = mean + (diag(scale) + lower) eps over the weights of all slots in order; `lower` [count, weights], strictly
+/// lower triangular.
+std::unique_ptr<Structure> make_full_rank(PosteriorPlan& plan, std::vector<int> slots);
+
+}  // namespace credence
