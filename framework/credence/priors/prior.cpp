@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "credence/base/errors.h"
+#include "credence/base/overloaded.h"
 #include "credence/base/text.h"
 
 namespace credence {
@@ -80,14 +81,6 @@ Prior parse_mixture(const Spec& spec) {
   const auto values = positive_numbers(spec.arguments, "scale-mixture:P,S1,S2", {0.5, 1.0, 0.002});
   return ScaleMixturePrior{require_probability(values[0], "scale-mixture:P,S1,S2"), values[1], values[2]};
 }
-
-/// Overload set of lambdas, for std::visit.
-template <class... Functions>
-struct Overloaded : Functions... {
-  using Functions::operator()...;
-};
-template <class... Functions>
-Overloaded(Functions...) -> Overloaded<Functions...>;
 
 }  // namespace
 

@@ -158,6 +158,110 @@ TEST(PriorSpecs, GiveTheirScale) {
   }
 }
 
+TEST(PriorSpecs, AreDescribedAsTheyAreParsed) {
+  for (const char* spec :
+       {"normal:0.2", "normal:fan-in", "none", "laplace:0.7", "logistic:0.25", "student-t:2.5,0.1",
+        "scale-mixture:0.25,1,0.002", "spike-slab:0.1,0.5", "horseshoe:0.1", "horseshoe:0.1,unit", "log-uniform",
+        "hierarchical:3", "empirical", "checkpoint:runs/a,b=1.h5,inflate=2.5", "weights:a.safetensors,scale=0.01"}) {
+    EXPECT_EQ(describe(parse_prior(spec)), spec);
+  }
+  const std::map<std::string, std::string> defaults = {{"normal", "normal:1"},
+                                                       {"laplace", "laplace:1"},
+                                                       {"logistic", "logistic:1"},
+                                                       {"student-t", "student-t:4,1"},
+                                                       {"student-t:3", "student-t:3,1"},
+                                                       {"scale-mixture", "scale-mixture:0.5,1,0.002"},
+                                                       {"spike-slab", "spike-slab:0.5,1"},
+                                                       {"spike-slab:0.2", "spike-slab:0.2,1"},
+                                                       {"horseshoe", "horseshoe:1"},
+                                                       {"horseshoe:unit", "horseshoe:1,unit"},
+                                                       {"hierarchical", "hierarchical:1"},
+                                                       {"checkpoint:a.h5", "checkpoint:a.h5,inflate=1"},
+                                                       {"weights:a.safetensors", "weights:a.safetensors,scale=0.1"}};
+  for (const auto& [spec, full] : defaults) EXPECT_EQ(describe(parse_prior(spec)), full);
+  EXPECT_EQ(describe(InformedPrior{nullptr, 2.0, "checkpoint:a.h5,inflate=2"}), "checkpoint:a.h5,inflate=2");
+}
+
+TEST(PriorSpecs, RefuseWhatMakesNoSense) {
+  for (const char* spec : {"laplace:0",
+                           "laplace:1,2",
+                           "laplace:,",
+                           "logistic:-1",
+                           "student-t:0",
+                           "student-t:3,1,1",
+                           "student-t:3,x",
+                           "scale-mixture:1",
+                           "scale-mixture:0",
+                           "scale-mixture:0.5,1,0",
+                           "spike-slab:1",
+                           "spike-slab:0.5,-1",
+                           "horseshoe:0",
+                           "horseshoe:1,units",
+                           "horseshoe:unit,1",
+                           "log-uniform:1",
+                           "hierarchical:0",
+                           "empirical:1",
+                           "checkpoint",
+                           "checkpoint:,inflate=2",
+                           "checkpoint:a.h5,inflate=",
+                           "checkpoint:a.h5,inflate=0",
+                           "checkpoint:a.h5,inflate=x",
+                           "weights:",
+                           "weights:a,scale=-1",
+                           "horse-shoe"}) {
+    EXPECT_THROW(parse_prior(spec), UserError) << spec;
+  }
+  const auto message = [](const char* spec) {
+    try {
+      parse_prior(spec);
+    } catch (const UserError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_THAT(message("student-t:3,0"), testing::HasSubstr("student-t:DOF,S must be positive, not 0"));
+  EXPECT_THAT(message("scale-mixture:1.5,1,1"), testing::HasSubstr("below 1, not 1.5"));
+  EXPECT_THAT(message("checkpoint"), testing::HasSubstr("needs a file"));
+  EXPECT_THAT(message("horse-shoe"), testing::HasSubstr("did you mean 'horseshoe'"));
+}
+
+TEST(PriorSpecs, LeaveTheKernelsNothingWhereTheyAreNotNormal) {
+  for (const char* spec : {"laplace", "horseshoe", "hierarchical", "spike-slab", "checkpoint:a.h5"}) {
+    EXPECT_TRUE(std::isinf(prior_scale(parse_prior(spec), slot("fc1.weight", 25)))) << spec;
+  }
+}
+
+TEST(SplitRule, KnowsTheValueByItsName) {
+  const std::vector<std::string> known = {"normal", "none", "checkpoint", "weights", "low-rank"};
+  const auto expect = [&](const std::string& text, const std::string& expression, const std::string& value) {
+    EXPECT_EQ(split_rule(text, known), std::make_pair(expression, value)) << text;
+  };
+  expect("normal:1", "", "normal:1");
+  expect("fc=normal:1", "fc", "normal:1");
+  expect("fc=none", "fc", "none");
+  expect("checkpoint:a.h5,inflate=2", "", "checkpoint:a.h5,inflate=2");
+  expect("checkpoint:dir=none/a.h5", "", "checkpoint:dir=none/a.h5");
+  expect("fc=checkpoint:a=b.h5,inflate=2", "fc", "checkpoint:a=b.h5,inflate=2");
+  expect("^(?!head)=weights:x=normal:1,scale=0.1", "^(?!head)", "weights:x=normal:1,scale=0.1");
+  expect("(?=conv).*bias=none", "(?=conv).*bias", "none");
+  expect("(?=conv).*=checkpoint:a,inflate=2", "(?=conv).*", "checkpoint:a,inflate=2");
+  expect("(?:fc|conv)=low-rank:3", "(?:fc|conv)", "low-rank:3");
+  // Nothing known: what the message should be about.
+  expect("fc=norm", "fc", "norm");
+  expect("(?=conv).*=norm:1", "(?=conv).*", "norm:1");
+  expect("checkpont:a.h5,inflate=2", "", "checkpont:a.h5,inflate=2");
+  expect("fc=", "fc", "");
+  EXPECT_THROW(split_rule("=normal:1", known), UserError);
+}
+
+TEST(PriorRules, TakeValuesWithEqualsSigns) {
+  const auto rules = parse_priors({"checkpoint:a.h5,inflate=2", "^head=weights:b.safetensors,scale=0.5"});
+  EXPECT_EQ(describe(rules.fallback), "checkpoint:a.h5,inflate=2");
+  ASSERT_NE(rules.exception_for("head.weight"), nullptr);
+  EXPECT_EQ(describe(*rules.exception_for("head.weight")), "weights:b.safetensors,scale=0.5");
+  EXPECT_EQ(rules.exception_for("fc1.weight"), nullptr);
+}
+
 TEST(PriorRules, LastMatchWins) {
   const auto rules = parse_priors({"normal:2", "fc=normal:0.5", "weight$=normal:0.25", "(?=conv).*bias=none"});
   const auto scale = [&](const std::string& name) {
