@@ -63,12 +63,15 @@ bool is_wanted(std::string_view field, Split split, const CsvPlace& place) {
   return field == name_of(split);
 }
 
+void require_fields(std::size_t fields, std::size_t columns, const CsvPlace& place) {
+  if (fields != columns)
+    throw_csv_error(place, fmt::format("there are {} fields, but the header names {} columns", fields, columns));
+}
+
 void read_row(const std::vector<std::string_view>& fields, const CsvLayout& layout, const CsvPlace& place,
               std::pair<Split, Table&> to) {
   auto& [split, table] = to;
-  if (fields.size() != layout.names.size())
-    throw_csv_error(
-        place, fmt::format("there are {} fields, but the header names {} columns", fields.size(), layout.names.size()));
+  require_fields(fields.size(), layout.names.size(), place);
   const std::size_t features = table.features.size();
   const std::size_t targets = table.targets.size();
   bool wanted = true;
@@ -109,6 +112,8 @@ std::unique_ptr<DataSource> read_csv(const std::filesystem::path& path, Split sp
 
   MemoryData data;
   data.spec.input_shape = {layout.features};
+  for (std::size_t i = 0; i < layout.names.size(); ++i)
+    if (layout.roles[i] == CsvRole::feature) data.spec.feature_names.push_back(layout.names[i]);
   data.inputs = std::move(table.features);
   if (table.labels && layout.targets == 1 && !layout.real_valued) {
     data.spec.classes = std::max<std::int64_t>(2, static_cast<std::int64_t>(table.largest) + 1);
@@ -117,6 +122,28 @@ std::unique_ptr<DataSource> read_csv(const std::filesystem::path& path, Split sp
     data.spec.target_size = layout.targets;
     data.targets = std::move(table.targets);
   }
+  return std::make_unique<MemorySource>(std::move(data));
+}
+
+std::unique_ptr<DataSource> read_csv_inputs(const std::filesystem::path& path, const ExampleSpec& trained) {
+  const std::string file = path.string();
+  const std::string text = InputFile(path).read_all();
+  Lines lines(text);
+  if (!lines.next()) throw DataError(fmt::format("{} is empty", file));
+  std::vector<std::string_view> names, fields;
+  split_csv_line(lines.line(), {file, lines.number()}, names);
+  const std::vector<std::size_t> columns = find_features(names, trained, {file, lines.number()});
+
+  MemoryData data;
+  data.spec.input_shape = trained.input_shape;
+  while (lines.next()) {
+    const CsvPlace place{file, lines.number()};
+    split_csv_line(lines.line(), place, fields);
+    require_fields(fields.size(), names.size(), place);
+    for (const std::size_t i : columns)
+      data.inputs.push_back(static_cast<float>(parse_csv_number(fields[i], std::string(names[i]), place)));
+  }
+  if (data.inputs.empty()) throw DataError(fmt::format("{} holds a header, but no rows", file));
   return std::make_unique<MemorySource>(std::move(data));
 }
 

@@ -24,4 +24,9 @@ namespace credence {
 /// fields, an unknown split; and a file without header, features or rows of the split.
 std::unique_ptr<DataSource> read_csv(const std::filesystem::path& path, Split split);
 
+/// The inputs alone, every row, for a network trained on `trained`: columns are found by name and any others ignored.
+/// Where no names are known, by number: all columns but `split` and those named as a target. DataError as above, and
+/// where a feature is missing.
+std::unique_ptr<DataSource> read_csv_inputs(const std::filesystem::path& path, const ExampleSpec& trained);
+
 }  // namespace credence

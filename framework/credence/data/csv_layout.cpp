@@ -66,11 +66,13 @@ Target find_target(const std::vector<std::string>& names, const CsvPlace& place)
   return {{names[last] == "split" ? last - 1 : last}, false};
 }
 
-void check_names(const CsvLayout& layout, const CsvPlace& place) {
+/// The columns' names, in lower case.
+std::vector<std::string> column_names(const std::vector<std::string_view>& fields, const CsvPlace& place) {
+  std::vector<std::string> names;
   std::set<std::string> seen;
   bool numbers = true;
-  for (std::size_t i = 0; i < layout.names.size(); ++i) {
-    const std::string& name = layout.names[i];
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    const std::string& name = names.emplace_back(lower_case(std::string(fields[i])));
     if (name.empty())
       throw_csv_error(place, fmt::format("column {} has no name (an index column? write the file without it)", i + 1));
     if (!seen.insert(name).second) throw_csv_error(place, fmt::format("two columns are named '{}'", printable(name)));
@@ -79,6 +81,18 @@ void check_names(const CsvLayout& layout, const CsvPlace& place) {
     numbers = numbers && parsed.ptr == name.data() + name.size();
   }
   if (numbers) throw_csv_error(place, "the first line holds numbers; it must name the columns");
+  return names;
+}
+
+/// Columns that are neither the split nor named as a target beyond doubt.
+std::vector<std::size_t> columns_but_targets(const std::vector<std::string>& names) {
+  std::vector<std::size_t> columns;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const std::string& name = names[i];
+    if (name != "split" && name != "label" && name != "class" && name != "target" && !name.starts_with("target_"))
+      columns.push_back(i);
+  }
+  return columns;
 }
 
 }  // namespace
@@ -118,8 +132,7 @@ void split_csv_line(std::string_view line, const CsvPlace& place, std::vector<st
 
 CsvLayout parse_csv_header(const std::vector<std::string_view>& fields, const CsvPlace& place) {
   CsvLayout layout;
-  for (const std::string_view field : fields) layout.names.push_back(lower_case(std::string(field)));
-  check_names(layout, place);
+  layout.names = column_names(fields, place);
   layout.has_split = std::ranges::find(layout.names, "split") != layout.names.end();
   if (layout.names.size() < (layout.has_split ? 3U : 2U))
     throw_csv_error(place, "there must be at least one feature and one target column, separated by commas");
@@ -133,6 +146,30 @@ CsvLayout parse_csv_header(const std::vector<std::string_view>& fields, const Cs
   layout.real_valued = target.real_valued;
   if (layout.features == 0) throw_csv_error(place, "every column is a target; there must be at least one feature");
   return layout;
+}
+
+std::vector<std::size_t> find_features(const std::vector<std::string_view>& fields, const ExampleSpec& trained,
+                                       const CsvPlace& place) {
+  const std::vector<std::string> names = column_names(fields, place);
+  std::vector<std::size_t> columns;
+  for (const std::string& feature : trained.feature_names) {
+    const auto found = std::ranges::find(names, feature);
+    if (found == names.end())
+      throw_csv_error(place, fmt::format("there is no column '{}', which the network was trained on", feature));
+    columns.push_back(static_cast<std::size_t>(found - names.begin()));
+  }
+  if (!columns.empty()) return columns;
+  const auto wanted = static_cast<std::size_t>(trained.input_elements());
+  columns = columns_but_targets(names);
+  if (columns.size() == wanted + 1) {
+    // One more may be the target, under a name that is one only where there is no better.
+    const CsvLayout layout = parse_csv_header(fields, place);
+    std::erase_if(columns, [&](std::size_t i) { return layout.roles[i] == CsvRole::target; });
+  }
+  if (columns.size() != wanted)
+    throw_csv_error(
+        place, fmt::format("there are {} feature columns, and the network was trained on {}", columns.size(), wanted));
+  return columns;
 }
 
 double parse_csv_number(std::string_view field, const std::string& column, const CsvPlace& place) {

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "credence/data/data_source.h"
+
 namespace credence {
 
 /// A place in a text file, for messages: "FILE, line 7".
@@ -33,6 +35,10 @@ struct CsvLayout {
   bool real_valued = false;  // by its name, whatever the values
 };
 CsvLayout parse_csv_header(const std::vector<std::string_view>& fields, const CsvPlace& place);
+
+/// Where the features of `trained` are among the columns, in the network's order; read_csv_inputs documents the rules.
+std::vector<std::size_t> find_features(const std::vector<std::string_view>& fields, const ExampleSpec& trained,
+                                       const CsvPlace& place);
 
 /// The finite number that is all of `field`, else an exception that names the column.
 double parse_csv_number(std::string_view field, const std::string& column, const CsvPlace& place);

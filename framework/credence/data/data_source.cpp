@@ -21,7 +21,7 @@ void DataSource::read(std::span<const std::int64_t> examples, Batch& batch) cons
   for (const std::int64_t example : examples)
     if (example < 0 || example >= size_)
       throw InternalError(fmt::format("example {} was asked of a dataset of {}", example, size_));
-  ensure((spec_.classes > 0) != (spec_.target_size > 0), "a dataset has either class labels or real-valued targets");
+  ensure(spec_.classes == 0 || spec_.target_size == 0, "a dataset has either class labels or real-valued targets");
 
   const std::size_t count = examples.size();
   batch.size = static_cast<std::int64_t>(count);

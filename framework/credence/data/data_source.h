@@ -20,18 +20,19 @@ struct Normalization {
   bool operator==(const Normalization&) const = default;
 };
 
-/// What every example of a source looks like.
+/// What every example of a source looks like. Neither classes nor targets: inputs to predict from.
 struct ExampleSpec {
-  std::vector<std::int64_t> input_shape;  // [features] or [channels, height, width]
-  std::int64_t classes = 0;               // 0: real-valued targets
-  std::int64_t target_size = 0;           // real values per example; 0 for class labels
-  std::vector<std::string> class_names;   // empty: unnamed
-  Normalization normalization;            // of images; the digest does not depend on it
+  std::vector<std::int64_t> input_shape;        // [features] or [channels, height, width]
+  std::int64_t classes = 0;                     // 0: real-valued targets
+  std::int64_t target_size = 0;                 // real values per example; 0 for class labels
+  std::vector<std::string> class_names;         // empty: unnamed
+  Normalization normalization;                  // of images; the digest depends neither on it nor on the names
+  std::vector<std::string> feature_names = {};  // of a table's columns, lower case; empty: unnamed
 
   std::int64_t input_elements() const;
 };
 
-/// Examples in host memory, row-major. Exactly one of labels and targets is filled.
+/// Examples in host memory, row-major. At most one of labels and targets is filled.
 struct Batch {
   std::int64_t size = 0;             // B
   std::vector<float> inputs;         // [B, input_shape...]; images scaled and normalised

@@ -68,6 +68,18 @@ IdxArray read_idx(const fs::path& path, std::uint32_t magic) {
   return array;
 }
 
+std::vector<std::uint8_t> read_labels(const IdxFiles& files, std::uint32_t images) {
+  IdxArray labels = read_idx(files.labels, kLabelsMagic);
+  const auto wrong = std::ranges::find_if(labels.bytes, [&](std::uint8_t label) { return label >= files.classes; });
+  if (wrong != labels.bytes.end())
+    throw DataError(fmt::format("{}: the label of record {} is {}, outside 0 to {}", files.labels.string(),
+                                wrong - labels.bytes.begin(), *wrong, files.classes - 1));
+  if (images != labels.shape[0])
+    throw DataError(fmt::format("{} holds {} images, but {} holds {} labels", files.images.string(), images,
+                                files.labels.string(), labels.shape[0]));
+  return std::move(labels.bytes);
+}
+
 std::optional<fs::path> find_file(const fs::path& directory, const std::string& stem, const std::string& type) {
   for (const char* ending : {"", ".gz"})
     for (const char* separator : {"-", "."}) {
@@ -99,23 +111,14 @@ IdxSource::IdxSource(const IdxFiles& files) {
   require(
       files.normalization.mean.size() == files.normalization.deviation.size() && files.normalization.mean.size() <= 1,
       "idx images have one channel, the normalisation given has {}", files.normalization.mean.size());
-  IdxArray labels = read_idx(files.labels, kLabelsMagic);
-  const auto wrong = std::ranges::find_if(labels.bytes, [&](std::uint8_t label) { return label >= files.classes; });
-  if (wrong != labels.bytes.end())
-    throw DataError(fmt::format("{}: the label of record {} is {}, outside 0 to {}", files.labels.string(),
-                                wrong - labels.bytes.begin(), *wrong, files.classes - 1));
   IdxArray images = read_idx(files.images, kImagesMagic);
-  if (images.shape[0] != labels.shape[0])
-    throw DataError(fmt::format("{} holds {} images, but {} holds {} labels", files.images.string(), images.shape[0],
-                                files.labels.string(), labels.shape[0]));
+  if (!files.labels.empty()) labels_ = read_labels(files, images.shape[0]);
 
   size_ = images.shape[0];
   spec_.input_shape = {1, images.shape[1], images.shape[2]};
-  spec_.classes = files.classes;
-  spec_.class_names = files.class_names;
+  if (!labels_.empty()) spec_.classes = files.classes, spec_.class_names = files.class_names;
   spec_.normalization = files.normalization;
   images_ = std::move(images.bytes);
-  labels_ = std::move(labels.bytes);
   for (int pixel = 0; pixel < 256; ++pixel) value_of_pixel_.push_back(spec_.normalization.apply(pixel, 0));
 
   ContentDigest digest(spec_, size_);
@@ -132,7 +135,7 @@ void IdxSource::fill(std::span<const std::int64_t> examples, Batch& batch) const
     const std::int64_t example = examples[row];
     const std::uint8_t* const pixels = images_.data() + example * elements;
     for (std::int64_t i = 0; i < elements; ++i) to[i] = values[pixels[i]];
-    batch.labels[row] = labels_[static_cast<std::size_t>(example)];
+    if (!labels_.empty()) batch.labels[row] = labels_[static_cast<std::size_t>(example)];
   }
 }
 

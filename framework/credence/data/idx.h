@@ -13,7 +13,7 @@ namespace credence {
 /// Images and labels in the idx format of MNIST: big-endian header, then one byte a pixel or label.
 struct IdxFiles {
   std::filesystem::path images;  // magic 0x00000803, [N, height, width]
-  std::filesystem::path labels;  // magic 0x00000801, [N]
+  std::filesystem::path labels;  // magic 0x00000801, [N]; empty: images without labels, to predict from
   std::int64_t classes = 10;
   std::vector<std::string> class_names;  // empty: unnamed
   Normalization normalization;           // one channel

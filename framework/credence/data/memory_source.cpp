@@ -13,7 +13,7 @@ namespace {
 void check_spec(const ExampleSpec& spec) {
   require(!spec.input_shape.empty() && std::ranges::all_of(spec.input_shape, [](std::int64_t n) { return n > 0; }),
           "the shape of an example must have at least one dimension and only positive ones");
-  require(spec.classes >= 0 && spec.target_size >= 0 && (spec.classes > 0) != (spec.target_size > 0),
+  require(spec.classes >= 0 && spec.target_size >= 0 && (spec.classes == 0 || spec.target_size == 0),
           "a dataset has either class labels or real-valued targets, got {} classes and {} targets", spec.classes,
           spec.target_size);
   require(spec.class_names.empty() || static_cast<std::int64_t>(spec.class_names.size()) == spec.classes,

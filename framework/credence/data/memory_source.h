@@ -8,7 +8,7 @@
 
 namespace credence {
 
-/// Examples as plain arrays, row-major: N is what `inputs` holds. Exactly one of labels and targets, as the spec says.
+/// Examples as plain arrays, row-major: N is what `inputs` holds. At most one of labels and targets, as the spec says.
 struct MemoryData {
   ExampleSpec spec;
   std::vector<float> inputs;         // [N, input_shape...]

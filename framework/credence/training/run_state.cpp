@@ -156,6 +156,7 @@ Snapshot take_snapshot(const RunState& state, const RunIdentity& identity) {
                          {"classes", identity.examples.classes},
                          {"target_size", identity.examples.target_size},
                          {"class_names", fmt::format("{}", fmt::join(identity.examples.class_names, "\n"))},
+                         {"feature_names", fmt::format("{}", fmt::join(identity.examples.feature_names, "\n"))},
                          {"normalization_mean", join_numbers(identity.examples.normalization.mean)},
                          {"normalization_deviation", join_numbers(identity.examples.normalization.deviation)},
                          {"finished", std::int64_t{state.finished ? 1 : 0}}};
@@ -207,6 +208,8 @@ ExampleSpec examples_of(const Checkpoint& checkpoint) {
   examples.classes = checkpoint.integer("classes");
   examples.target_size = checkpoint.integer("target_size");
   examples.class_names = split(text_attribute(checkpoint, "class_names"), '\n');
+  if (checkpoint.attributes().contains("feature_names"))
+    examples.feature_names = split(text_attribute(checkpoint, "feature_names"), '\n');
   examples.normalization = {split_numbers(text_attribute(checkpoint, "normalization_mean")),
                             split_numbers(text_attribute(checkpoint, "normalization_deviation"))};
   return examples;

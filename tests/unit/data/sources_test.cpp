@@ -126,7 +126,7 @@ TEST(MemorySource, RefusesArraysThatDoNotFit) {
   refused(data, "either class labels or real-valued targets");
   data = labelled();
   data.spec.classes = 0;
-  refused(data, "either class labels or real-valued targets");
+  refused(data, "3 labels were given for 3 examples of 0 classes");
   data = labelled();
   data.spec.input_shape = {};
   refused(data, "at least one dimension");
