@@ -75,16 +75,19 @@ ReparameterizedEstimator::ReparameterizedEstimator(const Parts& parts, const Opt
   scalars_of_shard_.resize(static_cast<std::size_t>(local_shards_));
   buffers_of_shard_.resize(static_cast<std::size_t>(local_shards_));
   parts_.network.bind(parts_.posterior.network_weights());
-  const auto take = [this](int slot, const torch::Tensor& gradient) {
-    if (sums_.take(slot, gradient) && reducer_) reducer_->ready(slot);
-    parts_.communicator.progress();
-  };
-  parts_.network.set_gradient_sink(
-      [this, take](int slot, const torch::Tensor& gradient) { parts_.posterior.pull_back(slot, gradient, take); });
+  parts_.network.set_gradient_sink([this](int slot, const torch::Tensor& gradient) {
+    parts_.posterior.pull_back(slot, gradient,
+                               [this](int array, const torch::Tensor& of_array) { take(array, of_array); });
+  });
 }
 
 ReparameterizedEstimator::~ReparameterizedEstimator() {
   parts_.network.set_gradient_sink(nullptr);
+}
+
+void ReparameterizedEstimator::take(int slot, const torch::Tensor& gradient) {
+  if (sums_.take(slot, gradient) && reducer_) reducer_->ready(slot);
+  parts_.communicator.progress();
 }
 
 double ReparameterizedEstimator::gradient_multiplier() const {
@@ -154,6 +157,11 @@ void ReparameterizedEstimator::run_pass(std::int64_t step, int local_shard, int 
   const torch::Tensor loss = mean_negative_log_likelihood(parts_.likelihood, outputs, examples.targets);
   std::vector<double>& scalars = scalars_of_shard_[static_cast<std::size_t>(local_shard)];
   charge_priors(loss, scalars).backward();
+  // The loss knows nothing of the arrays of priors: their gradients come with the closed forms.
+  for (const PriorTerm& term : parts_.posterior.plan().terms) {
+    for (const int array : term.arrays)
+      take(array, torch::zeros_like(parts_.posterior.view(parts_.posterior.mean(), array)));
+  }
 
   const int missing = sums_.end_pass();
   require(missing < 0, "parameter {} of the network takes no part in its output: it received no gradient",

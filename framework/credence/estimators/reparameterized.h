@@ -77,6 +77,7 @@ class ReparameterizedEstimator {
 
  private:
   kernels::NoiseStream stream(std::int64_t step, int shard, int sample) const;
+  void take(int slot, const torch::Tensor& gradient);
   void run_pass(std::int64_t step, int local_shard, int sample, const Examples& examples);
   torch::Tensor charge_priors(const torch::Tensor& loss, std::vector<double>& scalars) const;
   void seed_module(std::int64_t step, int shard, int sample) const;

@@ -20,7 +20,7 @@ struct OptimizerOptions {
   double beta1 = 0.9;                 // Adam; for SGD the momentum
   double beta2 = 0.999;
   double epsilon = 1e-8;
-  std::optional<double> clip_norm;  // of the objective's gradient over all optimised values
+  std::optional<double> clip_norm{};  // of the objective's gradient over all optimised values
 };
 
 /// Adam (Kingma and Ba 2015) or SGD with momentum over (mean, raw scale), every element of all state in one pass of

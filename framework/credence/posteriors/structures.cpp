@@ -131,8 +131,9 @@ double prior_scale_of(const Posterior& posterior, int slot) {
 }
 
 /// E_q[-log p] of what a further array adds to the variance of each weight: nothing where draws are charged instead.
-ComplexityNats added_variance(const Posterior& posterior, int slot, const torch::Tensor& array) {
-  const double scale = prior_scale_of(posterior, slot);
+ComplexityNats added_variance(const Posterior& posterior, int slot, const torch::Tensor& array,
+                              double multiplier = 1.0) {
+  const double scale = prior_scale_of(posterior, slot) / multiplier;
   if (std::isinf(scale)) return {};
   return {array.to(torch::kFloat64).square().sum() / (2.0 * scale * scale), {}};
 }
@@ -144,8 +145,8 @@ class LowRank final : public Structure {
     for (const int slot : this->slots()) {
       std::vector<std::int64_t> shape = slot_of(plan, slot).shape;
       shape.push_back(rank);
-      factor_of_[static_cast<std::size_t>(slot)] =
-          plan.add_array(slot, "factor", std::move(shape), {.deviation = kInitialDeviation / std::sqrt(rank)});
+      factor_of_[static_cast<std::size_t>(slot)] = plan.add_array(
+          slot, "factor", std::move(shape), {.deviation = kInitialDeviation / std::sqrt(static_cast<double>(rank))});
     }
   }
 
@@ -195,6 +196,7 @@ class FullRank final : public Structure {
  public:
   FullRank(PosteriorPlan& plan, std::vector<int> slots) : Structure(std::move(slots)) {
     for (const int slot : this->slots()) weights_ += slot_of(plan, slot).count;
+    multiplier_ = 1.0 / std::sqrt(static_cast<double>(weights_));
     lower_of_.resize(static_cast<std::size_t>(plan.network_slots), -1);
     first_of_.resize(lower_of_.size(), 0);
     std::int64_t first = 0;
@@ -212,20 +214,22 @@ class FullRank final : public Structure {
     eps_ = torch::cat(parts);
     for (const int slot : slots()) {
       torch::Tensor weights = posterior.view(posterior.weights(), slot);
-      weights.add_(torch::mv(posterior.view(posterior.mean(), lower(slot)), eps_).view(weights.sizes()));
+      weights.add_(torch::mv(posterior.view(posterior.mean(), lower(slot)), eps_).view(weights.sizes()), multiplier_);
     }
   }
 
   torch::Tensor pull_back(Posterior&, int slot, const torch::Tensor& gradient, const Give& give) override {
     const std::int64_t first = first_of_[static_cast<std::size_t>(slot)];
-    give(lower(slot), torch::outer(gradient.flatten(), eps_).tril_(first - 1));
+    give(lower(slot), torch::outer(gradient.flatten(), eps_ * multiplier_).tril_(first - 1));
     return gradient;
   }
 
   /// The determinant is that of the diagonal, which the kernels know.
   std::vector<std::pair<int, ComplexityNats>> complexity(const Posterior& posterior, PosteriorLeaves& leaves) override {
     std::vector<std::pair<int, ComplexityNats>> terms;
-    for (const int slot : slots()) terms.push_back({slot, added_variance(posterior, slot, leaves.mean(lower(slot)))});
+    for (const int slot : slots()) {
+      terms.push_back({slot, added_variance(posterior, slot, leaves.mean(lower(slot)), multiplier_)});
+    }
     return terms;
   }
 
@@ -233,6 +237,7 @@ class FullRank final : public Structure {
   int lower(int slot) const { return lower_of_[static_cast<std::size_t>(slot)]; }
 
   std::int64_t weights_ = 0;
+  double multiplier_ = 1.0;  // of `lower`
   std::vector<int> lower_of_;
   std::vector<std::int64_t> first_of_;  // place of the slot's first weight among all
   torch::Tensor eps_;                   // of the newest draw, over all weights

@@ -1,0 +1,285 @@
+// Posterior families beyond independent Gaussians, and priors that the kernels do not know.
+#include <gmock/gmock.h>
+
+#include "unit/estimators/linear_regression.h"
+
+namespace credence {
+namespace {
+
+using kernels::NoiseStream;
+using kernels::Purpose;
+using test::Problem;
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
+constexpr double kDifference = 1e-5;
+// Central differences err by kDifference^2 f''' / 6 and by rounding 1e-16 |f| / kDifference with |f| of order 10.
+constexpr double kTolerance = 2e-8;
+
+struct Case {
+  std::string name;
+  std::vector<std::string> families, priors;
+  int shards = 1, samples = 1;
+  NoiseSharing noise = NoiseSharing::shared;
+};
+
+std::vector<Case> cases() {
+  return {{"dropout", {"dropout:0.3"}, {"normal:0.8"}},
+          {"dropconnect", {"dropconnect:0.3"}, {"normal:0.8"}, 2, 2, NoiseSharing::shard},
+          {"gaussian_dropout", {"gaussian-dropout:0.3"}, {"normal:0.8"}},
+          {"sparse", {"sparse"}, {"normal:1"}},
+          {"low_rank", {"low-rank:2"}, {"normal:0.8"}, 2, 1, NoiseSharing::antithetic},
+          {"full_rank", {"full-rank"}, {"normal:0.8"}},
+          {"full_rank_laplace", {"full-rank"}, {"laplace:0.5"}, 2, 2},
+          {"mixed", {"fc1=low-rank:3", "fc2.weight=full-rank", "fc2.bias=dropconnect:0.5"}, {"normal:0.7"}, 2},
+          {"laplace", {"mean-field"}, {"laplace:0.7"}},
+          {"logistic", {"mean-field"}, {"logistic:0.7"}, 2, 2, NoiseSharing::shard},
+          {"student_t", {"mean-field"}, {"student-t:3,0.7"}},
+          {"scale_mixture", {"mean-field"}, {"scale-mixture:0.4,0.9,0.3"}},
+          {"horseshoe", {"mean-field"}, {"horseshoe:0.5"}},
+          {"unit_horseshoe", {"mean-field"}, {"horseshoe:0.5,unit"}},
+          {"hierarchical", {"mean-field"}, {"hierarchical:0.7"}, 2},
+          {"empirical", {"mean-field"}, {"empirical"}},
+          {"laplace_map", {"point"}, {"laplace:0.7"}},
+          {"by_tensor", {"fc1.weight=point"}, {"fc1=student-t:3,1", "fc2=hierarchical"}}};
+}
+
+/// The objective per example at the posterior's present values, every noise fixed by (seed, step).
+double objective_of(Problem& problem, ReparameterizedEstimator& estimator, const std::vector<Examples>& shards,
+                    const Objective& objective) {
+  problem.posterior.set_drawn(std::nullopt);
+  const StepTotals totals = estimator.run(3, test::source_of(shards), {});
+  return evaluate_objective(objective, objective.weights(3), totals.mean_nll, problem.posterior.plan(),
+                            measure_complexity(problem.posterior, totals.prior_nats))
+             .objective /
+         static_cast<double>(objective.dataset_size);
+}
+
+class FamilyGradient : public ::testing::TestWithParam<Case> {};
+
+TEST_P(FamilyGradient, IsThatOfTheObjectiveByFiniteDifferences) {
+  const Case& c = GetParam();
+  Problem problem({.families = c.families, .priors = c.priors});
+  const auto communicator = make_self_communicator();
+  ReparameterizedEstimator estimator(problem.parts(*communicator),
+                                     {.seed = 5, .shards = c.shards, .samples = c.samples, .noise = c.noise});
+  const auto shards = test::examples_of(problem, c.shards, 4);
+  const Objective objective{.dataset_size = 20};
+  Posterior& posterior = problem.posterior;
+  // Further arrays away from where they start, so that no gradient vanishes by symmetry.
+  for (int slot = posterior.plan().network_slots; slot < static_cast<int>(posterior.layout().slots.size()); ++slot) {
+    torch::Tensor array = posterior.view(posterior.mean(), slot);
+    array.add_(0.2 * test::waves(array.sizes().vec(), 1.9));
+    if (posterior.layout().slots[static_cast<std::size_t>(slot)].array == "lower") {
+      array.zero_();  // its upper triangle is no parameter
+    }
+  }
+
+  std::vector<std::pair<torch::Tensor, std::string>> arenas = {{posterior.mean(), "mean"}};
+  if (posterior.has_gaussian()) arenas.push_back({posterior.raw_scale(), "raw scale"});
+  std::vector<torch::Tensor> expected;
+  for (auto& [arena, name] : arenas) {
+    torch::Tensor differences = torch::zeros_like(arena);
+    for (std::size_t i = 0; i < posterior.segments().size(); ++i) {
+      const auto& segment = posterior.segments()[i];
+      if (name != "mean" && !segment.gaussian) continue;
+      for (std::int64_t at = segment.offset; at < segment.offset + segment.count; ++at) {
+        double* value = arena.data_ptr<double>() + at;
+        const double old = *value;
+        *value = old + kDifference;
+        const double above = objective_of(problem, estimator, shards, objective);
+        *value = old - kDifference;
+        const double below = objective_of(problem, estimator, shards, objective);
+        *value = old;
+        differences[at] = (above - below) / (2.0 * kDifference);
+      }
+    }
+    expected.push_back(differences);
+  }
+
+  posterior.set_drawn(std::nullopt);
+  std::vector<torch::Tensor> before;
+  for (auto& [arena, name] : arenas) before.push_back(arena.clone());
+  const Objective::Weights weights = objective.weights(3);
+  estimator.run(3, test::source_of(shards), {}, weights.cross_entropy / 20.0);
+  GradientSum gradient = estimator.gradient();
+  add_closed_form_terms(posterior, {weights.cross_entropy / 20.0, weights.entropy / 20.0},
+                        estimator.gradient_multiplier(), gradient);
+  test::descend(posterior, gradient, objective, 3, estimator.gradient_multiplier());
+  for (std::size_t arena = 0; arena < arenas.size(); ++arena) {
+    torch::Tensor descent = before[arena] - arenas[arena].first;
+    for (std::size_t i = 0; i < posterior.segments().size(); ++i) {
+      const Slot& slot = posterior.layout().slots[i];
+      torch::Tensor got = descent.narrow(0, slot.offset, slot.count);
+      torch::Tensor want = expected[arena].narrow(0, slot.offset, slot.count);
+      if (slot.array == "lower") {
+        // Elements on and above the diagonal are never changed.
+        const torch::Tensor free = got.ne(0.0).to(torch::kFloat64);
+        EXPECT_GT(free.sum().item<double>(), 0.0) << c.name;
+        want = want * free;
+      }
+      const double largest = want.abs().max().item<double>();
+      EXPECT_LT((got - want).abs().max().item<double>(), kTolerance * (1.0 + largest))
+          << c.name << " " << slot.name << " " << slot.array << " " << arenas[arena].second;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, FamilyGradient, ::testing::ValuesIn(cases()),
+                         [](const auto& test) { return test.param.name; });
+
+/// Covariance of q over the weights in the order of the layout, from the arrays' documented meaning.
+torch::Tensor covariance_of(const test::Regression& r) {
+  const Posterior& posterior = r.problem.posterior;
+  const torch::Tensor scale = r.gathered(posterior.scales());
+  torch::Tensor root = torch::diag(scale);
+  std::vector<torch::Tensor> rows;
+  const auto& slots = posterior.layout().slots;
+  for (std::size_t i = static_cast<std::size_t>(posterior.plan().network_slots); i < slots.size(); ++i) {
+    rows.push_back(posterior.view(posterior.mean(), static_cast<int>(i)).reshape({-1, slots[i].shape.back()}));
+  }
+  const torch::Tensor array = torch::cat(rows);
+  if (slots.back().array == "factor") return torch::diag(scale.square()) + array.matmul(array.t());
+  root = root + array / std::sqrt(static_cast<double>(scale.numel()));
+  return root.matmul(root.t());
+}
+
+class CorrelatedFamily : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(CorrelatedFamily, ReachesTheExactPosteriorAndEvidence) {
+  test::Regression r({GetParam()});
+  const auto communicator = make_self_communicator();
+  ReparameterizedEstimator estimator(r.problem.parts(*communicator), {.seed = 1, .samples = 4});
+  Optimizer optimizer(r.problem.posterior, {.learning_rate = 0.03, .scale_learning_rate = 0.03});
+  const std::int64_t steps = 6000;
+  double kl = 0.0;
+  torch::Tensor mean, covariance;
+  for (std::int64_t step = 0; step < steps; ++step) {
+    const double weight = 1.0 / static_cast<double>(test::kExamples);
+    estimator.run(step, test::source_of(r.batch), {}, weight);
+    GradientSum gradient = estimator.gradient();
+    if (step + 1 == steps) {
+      mean = r.gathered(r.problem.posterior.mean());
+      covariance = covariance_of(r);
+      kl = evaluate_objective(r.objective, {}, 0.0, r.problem.posterior.plan(),
+                              measure_complexity(r.problem.posterior, {}))
+               .kl;
+    }
+    add_closed_form_terms(r.problem.posterior, {weight, weight}, estimator.gradient_multiplier(), gradient);
+    optimizer.step(
+        gradient, {.number = step,
+                   .learning_rate_factor = 0.5 * (1.0 + std::cos(std::numbers::pi * static_cast<double>(step) / steps)),
+                   .gradient_multiplier = estimator.gradient_multiplier(),
+                   .weights = {},
+                   .dataset_size = test::kExamples,
+                   .next_draw = estimator.first_draw(step + 1)});
+  }
+  const double n = static_cast<double>(mean.numel());
+  const double exact_kl =
+      0.5 * (covariance.trace() + mean.square().sum() - n - torch::logdet(covariance)).item<double>();
+  EXPECT_NEAR(kl, exact_kl, 1e-9 * (1.0 + exact_kl));
+  const double variance = test::kNoise * test::kNoise;
+  const torch::Tensor& x = r.exact.design;
+  const double fit =
+      (-0.5 * test::kExamples * std::log(2.0 * std::numbers::pi * variance)) -
+      ((r.exact.targets - x.matmul(mean)).square().sum() + x.matmul(covariance).matmul(x.t()).trace()).item<double>() /
+          (2.0 * variance);
+  EXPECT_GT(fit - kl, r.exact.log_evidence - 0.01);
+  EXPECT_LT(fit - kl, r.exact.log_evidence + 1e-9);
+  EXPECT_LT(r.exact.best_elbo, r.exact.log_evidence - 0.05);  // independent Gaussians cannot
+  const torch::Tensor exact_covariance = torch::linalg_inv(r.exact.precision);
+  EXPECT_LT((covariance - exact_covariance).abs().max().item<double>(),
+            0.1 * exact_covariance.diagonal().max().item<double>());
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, CorrelatedFamily, ::testing::Values("full-rank", "low-rank:4"),
+                         [](const auto& test) { return test.param.substr(0, 4) == "full" ? "full_rank" : "low_rank"; });
+
+Problem two_layers(const std::string& family, const std::string& prior = "normal:1") {
+  return Problem({.network = "mlp:300,tanh", .inputs = 200, .families = {family}, .priors = {prior}});
+}
+
+torch::Tensor ratio(Problem& problem, int slot, const NoiseStream& noise) {
+  problem.posterior.draw(noise);
+  const Posterior& p = problem.posterior;
+  return p.view(p.weights(), slot) / p.view(p.mean(), slot);
+}
+
+TEST(Masks, DropoutDropsWholeUnitsOfHiddenLayersOnly) {
+  Problem problem = two_layers("dropout:0.25");
+  const int first = 0, second = 2;  // fc1.weight, fc2.weight
+  double kept = 0.0;
+  const int draws = 40;
+  for (int draw = 0; draw < draws; ++draw) {
+    const NoiseStream noise{.seed = 1, .step = static_cast<std::uint32_t>(draw)};
+    const torch::Tensor factor = ratio(problem, second, noise);  // [3, 300]
+    EXPECT_TRUE(torch::equal(factor[0], factor[2]));
+    EXPECT_TRUE(((factor == 0.0) | ((factor - 4.0 / 3.0).abs() < 1e-12)).all().item<bool>());
+    kept += factor[0].gt(0.0).sum().item<double>();
+    EXPECT_TRUE(torch::allclose(ratio(problem, first, noise), torch::ones({300, 200}, torch::kFloat64)));
+  }
+  const double n = 300.0 * draws;
+  EXPECT_NEAR(kept / n, 0.75, 5.0 * std::sqrt(0.75 * 0.25 / n));
+}
+
+TEST(Masks, DropconnectAndGaussianDropoutAreIndependentByWeight) {
+  Problem connect = two_layers("dropconnect:0.25"), gaussian = two_layers("gaussian-dropout:0.2");
+  const double n = 60000.0;
+  const torch::Tensor mask = ratio(connect, 0, {.seed = 2});
+  EXPECT_NEAR(mask.gt(0.0).sum().item<double>() / n, 0.75, 5.0 * std::sqrt(0.75 * 0.25 / n));
+  EXPECT_NEAR(mask.mean().item<double>(), 1.0, 5.0 * std::sqrt(0.25 / 0.75 / n));
+  const torch::Tensor factor = ratio(gaussian, 0, {.seed = 2});
+  EXPECT_NEAR(factor.mean().item<double>(), 1.0, 5.0 * 0.5 / std::sqrt(n));  // alpha = 0.2 / 0.8
+  EXPECT_NEAR(factor.var().item<double>(), 0.25, 5.0 * 0.25 * std::sqrt(2.0 / n));
+}
+
+TEST(Masks, TrainingAndPredictionShareNoNoise) {
+  Problem problem = two_layers("dropconnect:0.5");
+  const torch::Tensor training = ratio(problem, 0, {.seed = 4}).gt(0.0);
+  const torch::Tensor prediction = ratio(problem, 0, {.seed = 4, .purpose = Purpose::prediction}).gt(0.0);
+  const double equal = training.eq(prediction).to(torch::kFloat64).mean().item<double>();
+  EXPECT_NEAR(equal, 0.5, 5.0 * 0.5 / std::sqrt(60000.0));
+}
+
+TEST(SpikeSlab, DrawsZerosAtTheInclusionProbabilityAndItsMeanIsTheMean) {
+  Problem problem = two_layers("spike-slab", "spike-slab:0.5,1");
+  Posterior& p = problem.posterior;
+  const int logit = p.plan().network_slots;  // the array of the first slot
+  ASSERT_EQ(p.layout().slots[static_cast<std::size_t>(logit)].array, "inclusion_logit");
+  p.view(p.mean(), logit).fill_(std::log(0.3 / 0.7));
+  p.view(p.mean(), 0).fill_(2.0);
+  torch::Tensor raw = p.raw_scale();
+  p.view(raw, 0).fill_(-3.0);
+  p.draw({.seed = 9});
+  const torch::Tensor weights = p.view(p.weights(), 0);
+  const double n = 60000.0;
+  const double included = weights.ne(0.0).sum().item<double>() / n;
+  EXPECT_NEAR(included, 0.3, 5.0 * std::sqrt(0.21 / n));
+  EXPECT_NEAR(weights.mean().item<double>(), 0.6, 5.0 * 2.0 * std::sqrt(0.21 / n));
+  EXPECT_NEAR(p.mean_weights()[0].item<double>(), 0.6, 1e-12);
+  const ObjectiveValue value = evaluate_objective({}, {}, 0.0, p.plan(), measure_complexity(p, {}));
+  const double s = std::log1p(std::exp(-3.0));
+  const double slab = -std::log(s) + (s * s + 4.0) / 2.0 - 0.5;
+  const double bernoulli = 0.3 * std::log(0.3 / 0.5) + 0.7 * std::log(0.7 / 0.5);
+  EXPECT_NEAR(value.kl_of[0], n * (0.3 * slab + bernoulli), 1e-6 * n);
+}
+
+TEST(Refusals, FamiliesAndPriorsThatDoNotGoTogether) {
+  const auto refuses = [](const std::string& family, const std::string& prior, const std::string& word) {
+    EXPECT_THAT([&] { two_layers(family, prior); }, ThrowsMessage<UserError>(HasSubstr(word))) << family << prior;
+  };
+  refuses("full-rank", "normal:1", "low-rank");
+  refuses("spike-slab", "normal:1", "spike-slab");
+  refuses("mean-field", "spike-slab", "spike-slab");
+  refuses("dropout:0.1", "laplace", "weight decay");
+  refuses("point", "log-uniform", "mean-field");
+  refuses("point", "hierarchical", "mean-field");
+  refuses("low-rank:2", "empirical", "mean-field");
+  refuses("dropout:1", "normal:1", "between 0 and 1");
+  refuses("low-rank:0", "normal:1", "rank");
+  EXPECT_THAT([] { Problem({.network = "linear", .families = {"dropout:0.1"}}); },
+              ThrowsMessage<UserError>(HasSubstr("dropconnect")));
+}
+
+}  // namespace
+}  // namespace credence
