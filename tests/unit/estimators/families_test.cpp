@@ -112,7 +112,7 @@ TEST_P(FamilyGradient, IsThatOfTheObjectiveByFiniteDifferences) {
       const Slot& slot = posterior.layout().slots[i];
       torch::Tensor got = descent.narrow(0, slot.offset, slot.count);
       torch::Tensor want = expected[arena].narrow(0, slot.offset, slot.count);
-      if (slot.array == "lower") {
+      if (slot.array == "lower" && arenas[arena].second == "mean") {
         // Elements on and above the diagonal are never changed.
         const torch::Tensor free = got.ne(0.0).to(torch::kFloat64);
         EXPECT_GT(free.sum().item<double>(), 0.0) << c.name;
@@ -213,7 +213,7 @@ TEST(Masks, DropoutDropsWholeUnitsOfHiddenLayersOnly) {
   for (int draw = 0; draw < draws; ++draw) {
     const NoiseStream noise{.seed = 1, .step = static_cast<std::uint32_t>(draw)};
     const torch::Tensor factor = ratio(problem, second, noise);  // [3, 300]
-    EXPECT_TRUE(torch::equal(factor[0], factor[2]));
+    EXPECT_TRUE(torch::equal(factor[0].gt(0.0), factor[2].gt(0.0)));
     EXPECT_TRUE(((factor == 0.0) | ((factor - 4.0 / 3.0).abs() < 1e-12)).all().item<bool>());
     kept += factor[0].gt(0.0).sum().item<double>();
     EXPECT_TRUE(torch::allclose(ratio(problem, first, noise), torch::ones({300, 200}, torch::kFloat64)));
