@@ -15,6 +15,8 @@
 namespace credence {
 namespace {
 
+constexpr std::uint64_t kSeeds = std::uint64_t{1} << 56;
+
 /// The cores that this process may use, as text that is equal for equal sets.
 std::string affinity_text(int& cores) {
   cpu_set_t set;
@@ -144,7 +146,7 @@ void resolve(OptionValues& values, const ExampleSpec& examples, const Machine& m
           "--kl-weight and --temperature are two ways to change the objective; use one of them");
   in_range(values, "kl-warmup", 0.0, 1.0);
   const std::int64_t seed = values.integer("seed");
-  require(seed >= 0 && seed < (std::int64_t{1} << 56), "--seed must be between 0 and 2^56 - 1, not {}", seed);
+  require(seed >= 0 && seed < static_cast<std::int64_t>(kSeeds), "--seed must be between 0 and 2^56 - 1, not {}", seed);
   const std::string estimator = values.text("estimator");
   const std::vector<std::string> estimators = {"reparam"};
   if (estimator != estimators[0]) refuse_unknown("estimator", estimator, estimators);
@@ -157,10 +159,20 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
   model.network =
       std::make_unique<Network>(build_module(values.text("network"), examples, output_size(model.likelihood), seed),
                                 precision_of(values), machine.device);
+  const EnsembleSpec ensemble = split_ensemble(values.texts("posterior"));
+  std::vector<torch::Tensor> starts = {model.network->values()};
+  for (int member = 1; member < ensemble.members; ++member) {
+    // Seeds of other runs' networks are far: a member is no copy of what a neighbouring --seed would train.
+    const std::uint64_t other = seed + (static_cast<std::uint64_t>(member) << 40);
+    starts.push_back(
+        Network(build_module(values.text("network"), examples, output_size(model.likelihood), other % kSeeds),
+                precision_of(values), machine.device)
+            .values());
+  }
   model.posterior =
-      std::make_unique<Posterior>(plan_posterior(model.network->layout(), parse_families(values.texts("posterior")),
-                                                 parse_priors(values.texts("prior"))),
-                                  model.network->values(), values.number("initial-scale"), machine.threads, seed);
+      std::make_unique<Posterior>(plan_posterior(model.network->layout(), parse_families(ensemble.families),
+                                                 parse_priors(values.texts("prior")), ensemble.members),
+                                  torch::cat(starts), values.number("initial-scale"), machine.threads, seed);
   model.network->bind(model.posterior->network_weights());
   return model;
 }

@@ -56,6 +56,10 @@ ObjectiveValue evaluate_objective(const Objective& objective, const Objective::W
     }
   }
   for (const double nats : value.kl_of) kl += std::isnan(nats) ? 0.0 : nats;
+  const double members = plan.members;
+  cross_entropy /= members;
+  entropy /= members;
+  kl /= members;
   value.expected_log_likelihood = -static_cast<double>(objective.dataset_size) * mean_nll;
   value.kl = random ? kl : nan;
   value.elbo = objective.is_bound && has_bound(plan) ? value.expected_log_likelihood - value.kl : nan;

@@ -29,7 +29,7 @@ struct Objective {
   Weights weights(std::int64_t step) const;
 };
 
-/// Nats for the whole dataset.
+/// Nats for the whole dataset; of an ensemble the mean over members.
 struct ObjectiveValue {
   double elbo = 0.0;  // NaN where nothing is Gaussian, or the objective is no bound
   double objective = 0.0;

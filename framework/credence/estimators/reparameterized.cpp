@@ -72,11 +72,15 @@ ReparameterizedEstimator::ReparameterizedEstimator(const Parts& parts, const Opt
                                                      torch::elementSize(parts_.network.dtype()), options_.bucket_bytes),
                                         slots);
   }
+  require(parts.posterior.plan().members == 1 || parts_.network.buffer_arena().numel() == 0,
+          "an ensemble shares the network's buffers, and {} of this network is one of batch normalisation, whose "
+          "statistics differ from member to member; train the members as runs of their own seeds",
+          parts_.network.float_buffers().empty() ? "none" : parts_.network.float_buffers().front().first);
   scalars_of_shard_.resize(static_cast<std::size_t>(local_shards_));
   buffers_of_shard_.resize(static_cast<std::size_t>(local_shards_));
   parts_.network.bind(parts_.posterior.network_weights());
   parts_.network.set_gradient_sink([this](int slot, const torch::Tensor& gradient) {
-    parts_.posterior.pull_back(slot, gradient,
+    parts_.posterior.pull_back(member_ * parts_.posterior.plan().member_slots() + slot, gradient,
                                [this](int array, const torch::Tensor& of_array) { take(array, of_array); });
   });
 }
@@ -134,9 +138,10 @@ StepTotals ReparameterizedEstimator::run(std::int64_t step, const std::function<
   finish_buffers(std::span<const double>(scalars).subspan(first_flag + flags.size()));
 
   StepTotals totals;
-  totals.mean_nll = scalars[kNll] * gradient_multiplier();
-  totals.accuracy =
-      scalars[kCorrect] * gradient_multiplier() / (static_cast<double>(examples_) / static_cast<double>(local_shards_));
+  const double members = parts_.posterior.plan().members;
+  totals.mean_nll = scalars[kNll] * gradient_multiplier() / members;
+  totals.accuracy = scalars[kCorrect] * gradient_multiplier() / members /
+                    (static_cast<double>(examples_) / static_cast<double>(local_shards_));
   totals.finite = scalars[kNotFinite] == 0.0;
   for (std::size_t i = kShardScalars; i < first_flag; ++i)
     totals.prior_nats.push_back(scalars[i] * gradient_multiplier());
@@ -152,20 +157,31 @@ void ReparameterizedEstimator::run_pass(std::int64_t step, int local_shard, int 
   sums_.begin_pass(noise);
   seed_module(step, shard, sample);
   if (local_shard + sample > 0) restore_buffers();
-
-  const torch::Tensor outputs = parts_.network.forward(examples.inputs);
-  const torch::Tensor loss = mean_negative_log_likelihood(parts_.likelihood, outputs, examples.targets);
-  std::vector<double>& scalars = scalars_of_shard_[static_cast<std::size_t>(local_shard)];
-  charge_priors(loss, scalars).backward();
+  const PosteriorPlan& plan = parts_.posterior.plan();
+  for (int member = 0; member < plan.members; ++member) {
+    run_member(member, shard, examples, scalars_of_shard_[static_cast<std::size_t>(local_shard)]);
+  }
   // The loss knows nothing of the arrays of priors: their gradients come with the closed forms.
-  for (const PriorTerm& term : parts_.posterior.plan().terms) {
+  for (const PriorTerm& term : plan.terms) {
     for (const int array : term.arrays)
       take(array, torch::zeros_like(parts_.posterior.view(parts_.posterior.mean(), array)));
   }
-
   const int missing = sums_.end_pass();
   require(missing < 0, "parameter {} of the network takes no part in its output: it received no gradient",
-          missing < 0 ? std::string() : parts_.posterior.layout().slots[static_cast<std::size_t>(missing)].name);
+          missing < 0 ? std::string() : plan.layout.slots[static_cast<std::size_t>(missing)].name);
+  collect_buffers(local_shard, sample);
+}
+
+/// One forward and backward pass under the newest draw of a member.
+void ReparameterizedEstimator::run_member(int member, int shard, const Examples& examples,
+                                          std::vector<double>& scalars) {
+  if (parts_.posterior.plan().members > 1) {
+    member_ = member;
+    parts_.network.bind(parts_.posterior.network_weights(member));
+  }
+  const torch::Tensor outputs = parts_.network.forward(examples.inputs);
+  const torch::Tensor loss = mean_negative_log_likelihood(parts_.likelihood, outputs, examples.targets);
+  charge_priors(member, loss, scalars).backward();
   const double nll = loss.item<double>();
   scalars[kNll] += nll;
   scalars[kCorrect] += static_cast<double>(count_correct(parts_.likelihood, outputs, examples.targets));
@@ -173,16 +189,18 @@ void ReparameterizedEstimator::run_pass(std::int64_t step, int local_shard, int 
     scalars[kNotFinite] += 1.0;
     if (shards_not_finite_.empty() || shards_not_finite_.back() != shard) shards_not_finite_.push_back(shard);
   }
-  collect_buffers(local_shard, sample);
 }
 
 /// The loss with -log p(w) / N of this draw for the priors that have no closed form.
-torch::Tensor ReparameterizedEstimator::charge_priors(const torch::Tensor& loss, std::vector<double>& scalars) const {
+torch::Tensor ReparameterizedEstimator::charge_priors(int member, const torch::Tensor& loss,
+                                                      std::vector<double>& scalars) const {
   if (charged_slots_.empty()) return loss;
   torch::Tensor total = loss;
   std::size_t place = kShardScalars;
-  for (const torch::Tensor& nats : monte_carlo_terms(parts_.posterior, parts_.network.parameters())) {
-    scalars[place++] += nats.item<double>();
+  for (const torch::Tensor& nats : monte_carlo_terms(parts_.posterior, parts_.network.parameters(), member)) {
+    const std::size_t at = place++;
+    if (!nats.defined()) continue;  // of another member
+    scalars[at] += nats.item<double>();
     total = total + (nats * cross_entropy_weight_).to(loss.scalar_type());
   }
   return total;

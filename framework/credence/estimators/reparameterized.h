@@ -79,7 +79,8 @@ class ReparameterizedEstimator {
   kernels::NoiseStream stream(std::int64_t step, int shard, int sample) const;
   void take(int slot, const torch::Tensor& gradient);
   void run_pass(std::int64_t step, int local_shard, int sample, const Examples& examples);
-  torch::Tensor charge_priors(const torch::Tensor& loss, std::vector<double>& scalars) const;
+  void run_member(int member, int shard, const Examples& examples, std::vector<double>& scalars);
+  torch::Tensor charge_priors(int member, const torch::Tensor& loss, std::vector<double>& scalars) const;
   void seed_module(std::int64_t step, int shard, int sample) const;
   void restore_buffers();
   void collect_buffers(int local_shard, int sample);
@@ -102,6 +103,7 @@ class ReparameterizedEstimator {
   std::int64_t examples_ = 0;  // of this rank's shards in the present step
   std::vector<int> charged_slots_;
   double cross_entropy_weight_ = 0.0;  // of the present step
+  int member_ = 0;                     // of the present pass
   double waited_seconds_ = 0.0;
 };
 

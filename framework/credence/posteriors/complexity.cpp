@@ -123,13 +123,17 @@ std::vector<int> monte_carlo_slots(const PosteriorPlan& plan) {
   return slots;
 }
 
-std::vector<torch::Tensor> monte_carlo_terms(const Posterior& posterior, const std::vector<torch::Tensor>& parameters) {
+std::vector<torch::Tensor> monte_carlo_terms(const Posterior& posterior, const std::vector<torch::Tensor>& parameters,
+                                             int member) {
   std::vector<torch::Tensor> terms;
   const PosteriorPlan& plan = posterior.plan();
   for (const PriorTerm& term : plan.terms) {
     if (!term.monte_carlo) continue;
-    const auto index = static_cast<std::size_t>(term.slot);
-    terms.push_back(negative_log_density_nats(term.prior, plan.layout.slots[index], parameters[index]));
+    terms.emplace_back();
+    if (plan.member_of(term.slot) != member) continue;
+    const auto parameter = static_cast<std::size_t>(term.slot % plan.member_slots());
+    terms.back() = negative_log_density_nats(term.prior, plan.layout.slots[static_cast<std::size_t>(term.slot)],
+                                             parameters[parameter]);
   }
   return terms;
 }

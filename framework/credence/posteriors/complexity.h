@@ -27,9 +27,11 @@ std::vector<TermNats> closed_form_terms(const Posterior& posterior);
 std::vector<TermNats> add_closed_form_terms(Posterior& posterior, const TermWeights& weights, double multiplier,
                                             GradientSum& gradient);
 
-/// -log p(w) of the tensors whose priors are charged at draws, for the newest draw: one float64 scalar each, with
-/// gradients to `parameters` (the network's tensors by slot); in the order of monte_carlo_slots().
-std::vector<torch::Tensor> monte_carlo_terms(const Posterior& posterior, const std::vector<torch::Tensor>& parameters);
+/// -log p(w) of the tensors whose priors are charged at draws, for one member's newest draw, to which `parameters` (the
+/// network's tensors by slot) are bound: float64 scalars with gradients to them, in the order of monte_carlo_slots();
+/// undefined for the slots of other members.
+std::vector<torch::Tensor> monte_carlo_terms(const Posterior& posterior, const std::vector<torch::Tensor>& parameters,
+                                             int member);
 std::vector<int> monte_carlo_slots(const PosteriorPlan& plan);
 
 }  // namespace credence

@@ -55,6 +55,23 @@ std::string describe(const Family& family) {
   return "?";
 }
 
+EnsembleSpec split_ensemble(const std::vector<std::string>& specs) {
+  EnsembleSpec ensemble;
+  for (const std::string& spec : specs) {
+    const Spec parsed = parse_spec(spec);
+    if (parsed.name != "ensemble") {
+      ensemble.families.push_back(spec);
+      continue;
+    }
+    const auto comma = parsed.arguments.find(',');
+    const std::int64_t members = parse_integer(parsed.arguments.substr(0, comma), "the members in ensemble:K");
+    require(members >= 1 && members <= 1000, "the members in ensemble:K must be between 1 and 1000, not {}", members);
+    ensemble.members = static_cast<int>(members);
+    ensemble.families.push_back(comma == std::string::npos ? "mean-field" : parsed.arguments.substr(comma + 1));
+  }
+  return ensemble;
+}
+
 TensorRules<Family> parse_families(const std::vector<std::string>& specs) {
   return parse_rules(specs, Family{}, names(), parse_family);
 }

@@ -36,6 +36,14 @@ struct Family {
 Family parse_family(const std::string& spec);
 std::string describe(const Family& family);
 
+/// `ensemble:K[,FAMILY]` among specs: K members, each a posterior of its own with other initial weights. The other
+/// specs as they are, FAMILY (default mean-field) in its place.
+struct EnsembleSpec {
+  int members = 1;
+  std::vector<std::string> families;
+};
+EnsembleSpec split_ensemble(const std::vector<std::string>& specs);
+
 /// Families by tensor: specs as in TensorRules. Norm parameters are point estimates without a prior unless a rule names
 /// them.
 TensorRules<Family> parse_families(const std::vector<std::string>& specs);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <tuple>
 
 #include "credence/base/errors.h"
 #include "credence/kernels/noise.h"
@@ -61,6 +62,21 @@ bool has_units_to_drop(const Layout& network, const Slot& slot) {
   return is_weight(slot) && first->name != slot.name;
 }
 
+/// The network's slots once for each member, as members of an ensemble by name.
+Layout ensemble_layout(const Layout& network, int members) {
+  if (members == 1) return network;
+  Layout layout;
+  for (int member = 0; member < members; ++member) {
+    for (Slot slot : network.slots) {
+      slot.name = fmt::format("member-{}.{}", member, slot.name);
+      slot.offset += layout.elements;
+      layout.slots.push_back(std::move(slot));
+    }
+    layout.elements += network.elements;
+  }
+  return layout;
+}
+
 /// How the network's tensor `slot` is optimised, and what of its prior the kernels do.
 kernels::Segment plan_segment(const Slot& slot, const Family& family, const Prior& prior) {
   kernels::Segment segment;
@@ -91,13 +107,13 @@ void add_prior_term(PosteriorPlan& plan, int slot, const Family& family, const P
 }
 
 void add_structures(PosteriorPlan& plan) {
-  std::map<std::pair<int, double>, std::vector<int>> slots_of;
+  std::map<std::tuple<int, int, double>, std::vector<int>> slots_of;
   for (int slot = 0; slot < plan.network_slots; ++slot) {
     const Family& family = plan.families[static_cast<std::size_t>(slot)];
-    slots_of[{static_cast<int>(family.kind), family.number}].push_back(slot);
+    slots_of[{plan.member_of(slot), static_cast<int>(family.kind), family.number}].push_back(slot);
   }
   for (const auto& [key, slots] : slots_of) {
-    switch (static_cast<Family::Kind>(key.first)) {
+    switch (static_cast<Family::Kind>(std::get<1>(key))) {
       case dropout:
       case dropconnect:
       case gaussian_dropout:
@@ -107,7 +123,7 @@ void add_structures(PosteriorPlan& plan) {
         plan.structures.push_back(make_spike_slab(plan, slots));
         break;
       case low_rank:
-        plan.structures.push_back(make_low_rank(plan, slots, static_cast<std::int64_t>(key.second)));
+        plan.structures.push_back(make_low_rank(plan, slots, static_cast<std::int64_t>(std::get<2>(key))));
         break;
       case full_rank: {
         std::int64_t weights = 0;
@@ -147,14 +163,16 @@ int PosteriorPlan::add_array(int owner, const std::string& array, std::vector<st
 }
 
 PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& families,
-                             const TensorRules<Prior>& priors) {
+                             const TensorRules<Prior>& priors, int members) {
   require_rules_to_match(families, network);
   require_rules_to_match(priors, network);
   PosteriorPlan plan;
-  plan.layout = network;
-  plan.network_slots = static_cast<int>(network.slots.size());
-  plan.network_elements = network.elements;
-  for (const Slot& slot : network.slots) {
+  plan.layout = ensemble_layout(network, members);
+  plan.members = members;
+  plan.network_slots = static_cast<int>(plan.layout.slots.size());
+  plan.network_elements = plan.layout.elements;
+  for (std::size_t i = 0; i < plan.layout.slots.size(); ++i) {
+    const Slot& slot = network.slots[i % network.slots.size()];
     const Family* family_rule = families.exception_for(slot.name);
     const Prior* prior_rule = priors.exception_for(slot.name);
     const bool left_to_default = slot.is_norm && family_rule == nullptr;
@@ -167,7 +185,7 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
       prior = LogUniformPrior{};
     }
     require_prior_of_family(slot, family, prior);
-    plan.segments.push_back(plan_segment(slot, family, prior));
+    plan.segments.push_back(plan_segment(plan.layout.slots[i], family, prior));
     plan.families.push_back(family);
     plan.priors.push_back(std::move(prior));
   }
@@ -207,6 +225,7 @@ std::string describe_bound(const PosteriorPlan& plan) {
       text = "type II (empirical Bayes) lower bound: the prior's scale is fitted to the posterior";
     }
   }
+  if (plan.members > 1) text += " (mean over members)";
   if (gaussian < plan.network_slots) text += " given the tensors that are point estimates, which are outside the KL";
   return text;
 }

@@ -30,15 +30,20 @@ struct ArrayStart {
 
 /// A posterior before it has values: what is Gaussian, under which prior, with which further arrays.
 struct PosteriorPlan {
-  Layout layout;                           // the network's slots, then further arrays
-  int network_slots = 0;                   // how many of them are the network's
-  std::int64_t network_elements = 0;       // of an arena that holds the network's slots only
+  Layout layout;                           // the network's slots, once for each member, then further arrays
+  int members = 1;                         // of an ensemble
+  int network_slots = 0;                   // how many of the slots are the network's, over all members
+  std::int64_t network_elements = 0;       // of an arena that holds the network's slots only, over all members
   std::vector<kernels::Segment> segments;  // of every slot
-  std::vector<Family> families;            // of the network's slots
+  std::vector<Family> families;            // of the network's slots, over all members
   std::vector<Prior> priors;               // the same
   std::vector<PriorTerm> terms;
   std::vector<std::unique_ptr<Structure>> structures;
   std::vector<ArrayStart> starts;
+
+  int member_slots() const { return network_slots / members; }
+  std::int64_t member_elements() const { return network_elements / members; }
+  int member_of(int slot) const { return slot / member_slots(); }
 
   /// A new slot named after the network's slot that it belongs to; returns its index.
   int add_array(int owner, const std::string& array, std::vector<std::int64_t> shape, ArrayStart start);
@@ -46,7 +51,7 @@ struct PosteriorPlan {
 
 /// UserError where family and prior of a tensor do not go together, with the way out.
 PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& families,
-                             const TensorRules<Prior>& priors);
+                             const TensorRules<Prior>& priors, int members = 1);
 
 /// What `elbo` is for this posterior, in words: the checkpoint's attribute `bound`.
 std::string describe_bound(const PosteriorPlan& plan);

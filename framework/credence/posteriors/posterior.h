@@ -19,8 +19,8 @@ namespace credence {
 /// of means. All point: MAP, the deterministic twin.
 class Posterior {
  public:
-  /// `values` [network's elements]: initial means; `initial_scale`: standard deviation of every Gaussian weight at the
-  /// start; `seed`: of further arrays that start at random.
+  /// `values` [network's elements, over all members]: initial means; `initial_scale`: standard deviation of every
+  /// Gaussian weight at the start; `seed`: of further arrays that start at random.
   Posterior(PosteriorPlan plan, const torch::Tensor& values, double initial_scale, int threads, std::uint64_t seed = 0);
 
   const PosteriorPlan& plan() const noexcept { return plan_; }
@@ -35,10 +35,13 @@ class Posterior {
   const torch::Tensor& raw_scale() const noexcept { return raw_scale_; }  // [elements]; undefined without Gaussians
   /// The newest draw; the means themselves where nothing is random. [elements]
   const torch::Tensor& weights() const noexcept { return weights_; }
-  /// What a network binds to: the part of weights() that is its own.
-  torch::Tensor network_weights() const { return weights_.narrow(0, 0, plan_.network_elements); }
-  /// A new arena with the mean of the weights under q, the network's part.
+  /// What a network binds to: the part of weights() that is its own, or one member's of an ensemble.
+  torch::Tensor network_weights(int member = 0) const { return member_part(weights_, member); }
+  /// A new arena with the mean of the weights under q, the network's part over all members.
   torch::Tensor mean_weights() const;
+  torch::Tensor member_part(const torch::Tensor& arena, int member) const {
+    return arena.narrow(0, member * plan_.member_elements(), plan_.member_elements());
+  }
   /// A new arena with standard deviations of the kernels' Gaussians; zero on other segments.
   torch::Tensor scales() const;
   /// One slot's part of an arena, in the slot's shape.

@@ -22,8 +22,9 @@ std::unique_ptr<Structure> make_spike_slab(PosteriorPlan& plan, std::vector<int>
 /// w = mean + scale * eps + factor z, z ~ N(0, I_k) common to all slots; `factor` [slot's shape..., k].
 std::unique_ptr<Structure> make_low_rank(PosteriorPlan& plan, std::vector<int> slots, std::int64_t rank);
 
-/// w = mean + (diag(scale) + lower / sqrt(weights)) eps over the weights of all slots in order; `lower` [count, weights],
-/// strictly lower triangular. The root keeps a step of Adam, equal for every element, from growing with the network.
+/// w = mean + (diag(scale) + lower / sqrt(weights)) eps over the weights of all slots in order; `lower` [count,
+/// weights], strictly lower triangular. The root keeps a step of Adam, equal for every element, from growing with the
+/// network.
 std::unique_ptr<Structure> make_full_rank(PosteriorPlan& plan, std::vector<int> slots);
 
 }  // namespace credence

@@ -46,7 +46,10 @@ bool has_surface(const EvaluationParts& parts, const EvaluationOptions& options)
 class Evaluator {
  public:
   Evaluator(const EvaluationParts& parts, const EvaluationOptions& options)
-      : parts_(parts), options_(options), draws_(prediction_draws(parts.posterior, options.samples)) {
+      : parts_(parts),
+        options_(options),
+        draws_(prediction_draws(parts.posterior, options.samples)),
+        members_(parts.posterior.plan().members) {
     using Content = PredictionSums::Content;
     add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), draw_subjects_);
     add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), mean_subjects_);
@@ -71,13 +74,15 @@ class Evaluator {
   void run() {
     const PassParts through{parts_.network, parts_.likelihood, parts_.communicator, options_.seed};
     for (int draw = 0; draw < draws_; ++draw) {
-      draw_for_prediction(parts_.posterior, options_.seed, draw);
-      if (training_) charge_priors();
+      draw_for_prediction(parts_.network, parts_.posterior, options_.seed, draw);
+      if (training_) charge_priors(draw % members_);
       pass(through, draw, draw_subjects_);
     }
     const torch::Tensor mean_weights = parts_.posterior.mean_weights();
-    parts_.network.bind(mean_weights);
-    pass(through, 0, mean_subjects_);
+    for (int member = 0; member < members_; ++member) {
+      parts_.network.bind(parts_.posterior.member_part(mean_weights, member));
+      pass(through, member, mean_subjects_);
+    }
     parts_.network.bind(parts_.posterior.network_weights());
   }
 
@@ -86,7 +91,7 @@ class Evaluator {
     Communicator& communicator = parts_.communicator;
     PredictionSums::Scores predictive =
         test_[0].scores(draws_, options_.ece_bins, options_.keep_probabilities, communicator);
-    PredictionSums::Scores mean = test_[1].scores(1, options_.ece_bins, false, communicator);
+    PredictionSums::Scores mean = test_[1].scores(members_, options_.ece_bins, false, communicator);
     Evaluation evaluation;
     evaluation.examples = parts_.source.size();
     evaluation.predictive = predictive.metrics;
@@ -94,7 +99,7 @@ class Evaluator {
     if (!ood_.empty()) {
       evaluation.ood_entropy = ood_[0].entropies(draws_, communicator);
       evaluation.predictive.ood_auroc = area_under_roc(predictive.classes->entropy, evaluation.ood_entropy);
-      evaluation.mean.ood_auroc = area_under_roc(mean.classes->entropy, ood_[1].entropies(1, communicator));
+      evaluation.mean.ood_auroc = area_under_roc(mean.classes->entropy, ood_[1].entropies(members_, communicator));
     }
     if (predictive.classes) evaluation.reliability = reliability(*predictive.classes, options_.ece_bins);
     if (surface_) evaluation.surface = surface();
@@ -137,21 +142,24 @@ class Evaluator {
     if (draws_ > 1) estimate.standard_error = std::sqrt(squares / (draws_ - 1.0) / draws_);
     if (std::isfinite(value.kl)) {
       estimate.kl = value.kl;
-      estimate.elbo = value.elbo;
+      if (std::isfinite(value.elbo)) estimate.elbo = value.elbo;
     }
     return estimate;
   }
 
   /// The mean over draws of -log p(w) for the priors without a closed form.
-  void charge_priors() {
-    const auto terms = monte_carlo_terms(parts_.posterior, parts_.network.parameters());
+  void charge_priors(int member) {
+    const auto terms = monte_carlo_terms(parts_.posterior, parts_.network.parameters(), member);
     prior_nats_.resize(terms.size(), 0.0);
-    for (std::size_t i = 0; i < terms.size(); ++i) prior_nats_[i] += terms[i].item<double>() / draws_;
+    for (std::size_t i = 0; i < terms.size(); ++i) {
+      if (terms[i].defined()) prior_nats_[i] += terms[i].item<double>() * members_ / draws_;
+    }
   }
 
   const EvaluationParts& parts_;
   const EvaluationOptions& options_;
   int draws_;
+  int members_;
   std::vector<double> prior_nats_;
   std::deque<PredictionSums> test_, ood_;  // under draws, at the mean
   std::optional<InputGrid> grid_;

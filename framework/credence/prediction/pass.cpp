@@ -48,12 +48,16 @@ void pass(const PassParts& parts, int draw, std::span<const Subject> subjects) {
   }
 }
 
-void draw_for_prediction(Posterior& posterior, std::uint64_t seed, int draw) {
-  posterior.draw({.seed = seed, .purpose = kernels::Purpose::prediction, .sample = static_cast<std::uint32_t>(draw)});
+void draw_for_prediction(Network& network, Posterior& posterior, std::uint64_t seed, int draw) {
+  const int members = posterior.plan().members;
+  posterior.draw(
+      {.seed = seed, .purpose = kernels::Purpose::prediction, .sample = static_cast<std::uint32_t>(draw / members)});
+  network.bind(posterior.network_weights(draw % members));
 }
 
 int prediction_draws(const Posterior& posterior, int samples) {
-  return posterior.is_random() ? samples : 1;
+  const int members = posterior.plan().members;
+  return (posterior.is_random() ? (samples + members - 1) / members : 1) * members;
 }
 
 EvaluationMode::EvaluationMode(Network& network, const Posterior& posterior)

@@ -34,9 +34,10 @@ struct Subject {
 /// where the network's outputs are not what the likelihood reads.
 void pass(const PassParts& parts, int draw, std::span<const Subject> subjects);
 
-/// weights() <- draw `draw` of those that predictions are made of: the same ones in every command. How many there are:
-/// one where nothing is random.
-void draw_for_prediction(Posterior& posterior, std::uint64_t seed, int draw);
+/// Binds the network to draw `draw` of those that predictions are made of: the same ones in every command, an
+/// ensemble's members in turn. How many there are: one for each member where nothing is random, else `samples`, or the
+/// next multiple of the members.
+void draw_for_prediction(Network& network, Posterior& posterior, std::uint64_t seed, int draw);
 int prediction_draws(const Posterior& posterior, int samples);
 
 /// Evaluation mode for as long as it lives, then the network as it was found, bound to the posterior's weights.

@@ -25,8 +25,10 @@ constexpr std::array kOptions = {
     OptionInfo{
         "likelihood", "", identity, false,
         "categorical | bernoulli | gaussian:STDDEV; default: categorical for labels, gaussian:1 for real targets"},
-    OptionInfo{"posterior", "mean-field", identity, true,
-               "mean-field | point; also REGEX=mean-field|point for the tensors whose name matches"},
+    OptionInfo{
+        "posterior", "mean-field", identity, true,
+        "mean-field | point | sparse | spike-slab | dropout:P | dropconnect:P | gaussian-dropout:P | low-rank:K | "
+        "full-rank | ensemble:K[,POSTERIOR]; also REGEX=POSTERIOR for the tensors whose name matches"},
     OptionInfo{"prior", "normal:1", identity, true,
                "normal:STDDEV | normal:fan-in | none; also REGEX=PRIOR for the tensors whose name matches"},
     OptionInfo{"initial-scale", "0.0067", identity, false, "standard deviation of every Gaussian weight at the start"},

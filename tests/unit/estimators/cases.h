@@ -58,7 +58,15 @@ struct ProblemOptions {
   std::vector<std::string> priors = {"normal:0.8"};
   double initial_scale = 0.3;
   torch::Dtype dtype = torch::kFloat64;
+  int members = 1;  // of an ensemble, each starting at other values
 };
+
+/// The network's values once for each member, somewhat changed.
+inline torch::Tensor values_of_members(const Network& network, int members) {
+  std::vector<torch::Tensor> parts;
+  for (int member = 0; member < members; ++member) parts.push_back(network.values() * (1.0 - 0.2 * member));
+  return torch::cat(parts);
+}
 
 /// A network with a posterior around values of order one.
 struct Problem {
@@ -66,8 +74,9 @@ struct Problem {
       : options(std::move(chosen)),
         likelihood(options.likelihood),
         network(module_of(options.network, options.inputs, output_size(likelihood)), options.dtype),
-        posterior(plan_posterior(network.layout(), parse_families(options.families), parse_priors(options.priors)),
-                  network.values(), options.initial_scale, 1) {
+        posterior(plan_posterior(network.layout(), parse_families(options.families), parse_priors(options.priors),
+                                 options.members),
+                  values_of_members(network, options.members), options.initial_scale, 1) {
     // Scales that differ from weight to weight.
     if (posterior.has_gaussian()) {
       torch::Tensor raw = posterior.raw_scale();

@@ -21,6 +21,7 @@ struct Case {
   std::vector<std::string> families, priors;
   int shards = 1, samples = 1;
   NoiseSharing noise = NoiseSharing::shared;
+  int members = 1;
 };
 
 std::vector<Case> cases() {
@@ -40,6 +41,7 @@ std::vector<Case> cases() {
           {"unit_horseshoe", {"mean-field"}, {"horseshoe:0.5,unit"}},
           {"hierarchical", {"mean-field"}, {"hierarchical:0.7"}, 2},
           {"empirical", {"mean-field"}, {"empirical"}},
+          {"ensemble", {"mean-field", "fc2.weight=low-rank:2"}, {"student-t"}, 2, 2, NoiseSharing::shard, 3},
           {"laplace_map", {"point"}, {"laplace:0.7"}},
           {"by_tensor", {"fc1.weight=point"}, {"fc1=student-t:3,1", "fc2=hierarchical"}}};
 }
@@ -59,7 +61,7 @@ class FamilyGradient : public ::testing::TestWithParam<Case> {};
 
 TEST_P(FamilyGradient, IsThatOfTheObjectiveByFiniteDifferences) {
   const Case& c = GetParam();
-  Problem problem({.families = c.families, .priors = c.priors});
+  Problem problem({.families = c.families, .priors = c.priors, .members = c.members});
   const auto communicator = make_self_communicator();
   ReparameterizedEstimator estimator(problem.parts(*communicator),
                                      {.seed = 5, .shards = c.shards, .samples = c.samples, .noise = c.noise});
@@ -91,7 +93,8 @@ TEST_P(FamilyGradient, IsThatOfTheObjectiveByFiniteDifferences) {
         *value = old - kDifference;
         const double below = objective_of(problem, estimator, shards, objective);
         *value = old;
-        differences[at] = (above - below) / (2.0 * kDifference);
+        // Each member descends on its own objective; what is reported is their mean.
+        differences[at] = c.members * (above - below) / (2.0 * kDifference);
       }
     }
     expected.push_back(differences);
@@ -262,6 +265,35 @@ TEST(SpikeSlab, DrawsZerosAtTheInclusionProbabilityAndItsMeanIsTheMean) {
   const double slab = -std::log(s) + (s * s + 4.0) / 2.0 - 0.5;
   const double bernoulli = 0.3 * std::log(0.3 / 0.5) + 0.7 * std::log(0.7 / 0.5);
   EXPECT_NEAR(value.kl_of[0], n * (0.3 * slab + bernoulli), 1e-6 * n);
+}
+
+TEST(Ensemble, MembersAreWhatTheyWouldBeAlone) {
+  Problem ensemble({.families = {"point"}, .priors = {"normal:0.8"}, .members = 2});
+  const auto communicator = make_self_communicator();
+  const auto shards = test::examples_of(ensemble, 2, 4);
+  const Objective objective{.dataset_size = 20};
+  const auto descend = [&](Problem& problem) {
+    ReparameterizedEstimator estimator(problem.parts(*communicator), {.seed = 5, .shards = 2});
+    const StepTotals totals = estimator.run(0, test::source_of(shards), {});
+    const auto update =
+        test::descend(problem.posterior, estimator.gradient(), objective, 0, estimator.gradient_multiplier());
+    return evaluate_objective(objective, {}, totals.mean_nll, problem.posterior.plan(), {update.sums, {}}).objective;
+  };
+  const double mean_objective = descend(ensemble);
+  double sum = 0.0;
+  for (int member = 0; member < 2; ++member) {
+    Problem alone({.families = {"point"}, .priors = {"normal:0.8"}});
+    torch::Tensor start = alone.posterior.mean();
+    start.mul_(1.0 - 0.2 * member);
+    sum += descend(alone);
+    EXPECT_TRUE(torch::equal(alone.posterior.mean(), ensemble.posterior.member_part(ensemble.posterior.mean(), member)))
+        << member;
+  }
+  EXPECT_NEAR(mean_objective, sum / 2.0, 1e-10);
+  EXPECT_EQ(split_ensemble({"ensemble:3,dropout:0.1", "fc1=point"}).members, 3);
+  EXPECT_EQ(split_ensemble({"ensemble:3,dropout:0.1"}).families, std::vector<std::string>{"dropout:0.1"});
+  EXPECT_EQ(split_ensemble({"ensemble:3"}).families, std::vector<std::string>{"mean-field"});
+  EXPECT_THROW(split_ensemble({"ensemble:0"}), UserError);
 }
 
 TEST(Refusals, FamiliesAndPriorsThatDoNotGoTogether) {
