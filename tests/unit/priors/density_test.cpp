@@ -80,9 +80,11 @@ TEST(Density, HorseshoeStopsAtItsPole) {
   }
   EXPECT_LT(at_floor, density_nats("horseshoe:0.2", tensor_of({0.3e-4})) - 0.01);
   for (const char* spec : {"horseshoe:0.2", "horseshoe:0.2,unit", "hierarchical"}) {
-    Tensor zero = torch::zeros({2, 3}, torch::kDouble).requires_grad_();
-    negative_log_density_nats(parse_prior(spec), slot_of({2, 3}), zero).backward();
-    EXPECT_TRUE(zero.grad().eq(0.0).all().item<bool>()) << spec;
+    for (const double weight : {0.0, 1e-7}) {
+      Tensor weights = torch::full({2, 3}, weight, torch::kDouble).requires_grad_();
+      negative_log_density_nats(parse_prior(spec), slot_of({2, 3}), weights).backward();
+      EXPECT_TRUE(weights.grad().eq(0.0).all().item<bool>()) << spec << " at " << weight;
+    }
   }
 }
 
