@@ -152,7 +152,8 @@ void resolve(OptionValues& values, const ExampleSpec& examples, const Machine& m
   if (estimator != estimators[0]) refuse_unknown("estimator", estimator, estimators);
 }
 
-Model build_model(const OptionValues& values, const ExampleSpec& examples, const Machine& machine) {
+Model build_model(const OptionValues& values, const ExampleSpec& examples, const Machine& machine,
+                  const ModelOrigin& origin) {
   Model model;
   model.likelihood = parse_likelihood(values.text("likelihood"), examples);
   const auto seed = static_cast<std::uint64_t>(values.integer("seed"));
@@ -169,11 +170,17 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
                 precision_of(values), machine.device)
             .values());
   }
-  model.posterior =
-      std::make_unique<Posterior>(plan_posterior(model.network->layout(), parse_families(ensemble.families),
-                                                 parse_priors(values.texts("prior")), ensemble.members),
-                                  torch::cat(starts), values.number("initial-scale"), machine.threads, seed);
+  TensorRules<Prior> priors = parse_priors(values.texts("prior"));
+  inform_priors(priors, model.network->layout(), ensemble.members, origin);
+  model.posterior = std::make_unique<Posterior>(
+      plan_posterior(model.network->layout(), parse_families(ensemble.families), priors, ensemble.members),
+      torch::cat(starts), values.number("initial-scale"), machine.threads, seed);
   model.network->bind(model.posterior->network_weights());
+  if (origin.restored) return model;
+  start_at_priors(*model.posterior);
+  if (const std::string file = values.text("init"); !file.empty()) {
+    start_at_file(file, *model.network, *model.posterior);
+  }
   return model;
 }
 
@@ -222,7 +229,7 @@ LoadedModel load_model(const std::string& path, const Machine& machine) {
   }
   OptionValues values = from_ini(found->config(), found->file().string());
   ExampleSpec examples = examples_of(*found);
-  Model model = build_model(values, examples, machine);
+  Model model = build_model(values, examples, machine, {true, found.get()});
   restore_posterior(*found, *model.network, *model.posterior);
   return {std::move(*found), std::move(values), std::move(examples), std::move(model)};
 }

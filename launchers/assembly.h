@@ -15,6 +15,7 @@
 #include "credence/optimizers/optimizer.h"
 #include "credence/posteriors/posterior.h"
 #include "credence/training/options.h"
+#include "informed.h"
 
 namespace credence {
 
@@ -44,8 +45,10 @@ struct Model {
   std::unique_ptr<Network> network;
   std::unique_ptr<Posterior> posterior;
 };
-/// From resolved options; the network is bound to the posterior's weights.
-Model build_model(const OptionValues& values, const ExampleSpec& examples, const Machine& machine);
+/// From resolved options; the network is bound to the posterior's weights. A new run starts at --init, else at an
+/// informed prior, else at the network's own values.
+Model build_model(const OptionValues& values, const ExampleSpec& examples, const Machine& machine,
+                  const ModelOrigin& origin);
 
 OptimizerOptions optimizer_options(const OptionValues& values);
 ReparameterizedEstimator::Options estimator_options(const OptionValues& values, const Machine& machine);

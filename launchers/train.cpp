@@ -257,7 +257,7 @@ int run_train(const CommandContext& context) {
                           start.values.integer("batch"), static_cast<int>(start.values.integer("shards")));
   const std::int64_t total_steps = planned_steps(start.values, plan);
 
-  Model model = build_model(start.values, source->spec(), machine);
+  Model model = build_model(start.values, source->spec(), machine, {start.resumed, start.checkpoint.get()});
   Optimizer optimizer(*model.posterior, optimizer_options(start.values));
   RunIdentity identity{.config = to_ini(start.values, false),
                        .seed = static_cast<std::uint64_t>(start.values.integer("seed")),

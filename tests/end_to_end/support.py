@@ -107,10 +107,13 @@ class RunTest(unittest.TestCase):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="credence-test-"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
 
-    def succeed(self, *arguments, **options):
+    def run_with_code(self, code, *arguments, **options):
         result = run(*arguments, **options)
-        self.assertEqual(result.code, 0, result)
+        self.assertEqual(result.code, code, result)
         return result
+
+    def succeed(self, *arguments, **options):
+        return self.run_with_code(0, *arguments, **options)
 
     def assert_same_bits(self, first, second):
         a, b = contents(first), contents(second)

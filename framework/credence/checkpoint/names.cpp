@@ -32,6 +32,7 @@ constexpr Group kGroups[] = {
     {"posterior", 3, "posterior/TENSOR/KIND"},
     {"optimizer", 3, "optimizer/SLOT/TENSOR"},
     {"buffers", 2, "buffers/TENSOR"},
+    {"prior", 3, "prior/TENSOR/KIND"},
     {"history", 2, "history/SERIES"},
 };
 

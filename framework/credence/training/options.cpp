@@ -31,6 +31,8 @@ constexpr std::array kOptions = {
         "full-rank | ensemble:K[,POSTERIOR]; also REGEX=POSTERIOR for the tensors whose name matches"},
     OptionInfo{"prior", "normal:1", identity, true,
                "normal:STDDEV | normal:fan-in | none; also REGEX=PRIOR for the tensors whose name matches"},
+    OptionInfo{"init", "", identity, false,
+               "FILE: start at a checkpoint or a safetensors state dict; default: at the prior where that is one"},
     OptionInfo{"initial-scale", "0.0067", identity, false, "standard deviation of every Gaussian weight at the start"},
     OptionInfo{"estimator", "reparam", identity, false, "reparam: reparameterised weight noise"},
     OptionInfo{"noise", "shared", identity, false, "shared | shard | antithetic: who draws the same weights in a step"},

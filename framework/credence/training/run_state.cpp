@@ -100,6 +100,26 @@ void refuse_other_tensors(const Checkpoint& checkpoint, const std::vector<ArenaP
   }
 }
 
+/// What informed priors know of the network's tensors: a checkpoint needs no other file.
+struct PriorTensor {
+  std::string path;
+  torch::Tensor values;
+};
+
+std::vector<PriorTensor> prior_tensors(const PosteriorPlan& plan) {
+  std::vector<PriorTensor> tensors;
+  for (std::size_t i = 0; i < plan.priors.size() / static_cast<std::size_t>(plan.members); ++i) {
+    const auto* prior = std::get_if<InformedPrior>(&plan.priors[i]);
+    if (prior == nullptr) continue;
+    std::string name = plan.layout.slots[i].name;
+    const InformedTensor& tensor = prior->tensors->at(name);
+    if (plan.members > 1) name = name.substr(name.find('.') + 1);
+    tensors.push_back({"prior/" + name + "/mean", tensor.mean});
+    tensors.push_back({"prior/" + name + "/scale", tensor.scale});
+  }
+  return tensors;
+}
+
 template <class T>
 std::string join_numbers(const std::vector<T>& numbers) {
   return fmt::format("{}", fmt::join(numbers, ","));
@@ -184,6 +204,10 @@ Snapshot take_snapshot(const RunState& state, const RunIdentity& identity) {
           view_of("posterior/" + slots[i].name + "/scale", scales, slots[i].shape, slots[i].offset));
     }
   }
+  for (const PriorTensor& tensor : prior_tensors(state.posterior.plan())) {
+    snapshot.owned.push_back(tensor.values.cpu().contiguous());
+    contents.arrays.push_back(view_of(tensor.path, snapshot.owned.back(), tensor.values.sizes().vec(), 0));
+  }
   const auto add_buffer = [&](const std::string& name, const torch::Tensor& buffer) {
     const torch::Tensor host = buffer.cpu().contiguous();
     snapshot.owned.push_back(host);
@@ -228,6 +252,7 @@ void broadcast_state(RunState& state, Communicator& communicator) {
   send(state.posterior.mean());
   send(state.posterior.raw_scale());
   for (const auto& [name, arena] : state.optimizer.state()) send(arena);
+  for (const PriorTensor& tensor : prior_tensors(state.posterior.plan())) send(tensor.values);
   send(state.network.buffer_arena());
   for (const auto& [name, buffer] : state.network.integer_buffers()) send(buffer);
 
