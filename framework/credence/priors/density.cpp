@@ -71,10 +71,18 @@ Tensor hierarchical_cross_entropy(const HierarchicalPrior& prior, const Tensor& 
   return (weights + hyperprior - entropy).sum();
 }
 
+/// -log(p_w + p_n) = -log p_w - softplus(log p_n - log p_w) with p_w the wider part, whose -log is the smaller far out:
+/// nothing cancels.
 Tensor scale_mixture_nats(const ScaleMixturePrior& prior, const Tensor& weights) {
+  const bool first_is_wider = prior.first_scale >= prior.second_scale;
+  const double wider = std::max(prior.first_scale, prior.second_scale);
+  const double narrower = std::min(prior.first_scale, prior.second_scale);
+  const double odds = (1.0 - prior.probability) / prior.probability;  // of the second part
   const Tensor squares = weights.square();
-  return -torch::logaddexp(std::log(prior.probability) - normal_nats(squares, prior.first_scale),
-                           std::log1p(-prior.probability) - normal_nats(squares, prior.second_scale));
+  const Tensor ratio = squares * (0.5 / (wider * wider) - 0.5 / (narrower * narrower)) +
+                       std::log((first_is_wider ? odds : 1.0 / odds) * wider / narrower);
+  return normal_nats(squares, wider) - std::log(first_is_wider ? prior.probability : 1.0 - prior.probability) -
+         torch::softplus(ratio, 1.0, /*threshold=*/40.0);
 }
 
 Tensor student_t_nats(const StudentTPrior& prior, const Tensor& weights) {

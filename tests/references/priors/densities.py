@@ -66,6 +66,7 @@ def densities(rng):
         ("student-t:2.5,0.6", points, lambda w: stats.t.logpdf(w, 2.5, 0, 0.6)),
         ("scale-mixture:0.25,1,0.002", points, lambda w: mixture_logpdf(w, 0.25, 1, 0.002)),
         ("scale-mixture:0.9,0.5,0.05", points, lambda w: mixture_logpdf(w, 0.9, 0.5, 0.05)),
+        ("scale-mixture:0.9,0.05,0.5", points, lambda w: mixture_logpdf(w, 0.9, 0.05, 0.5)),
         ("horseshoe:1", away, lambda w: horseshoe_logpdf(w, 1.0)),
         ("horseshoe:0.05", 0.05 * away, lambda w: horseshoe_logpdf(w, 0.05)),
     ]
