@@ -2,7 +2,7 @@
 """Prints the coefficients in framework/credence/priors/scale_marginal.cpp: a rational function for the rest Q of
 x exp(x) E1(x) = 1 - Q(1/x)/x, x >= 1, and its largest relative error.
 
-usage: exponential_integral.py     (made with mpmath 1.3, 60 digits)
+usage: exponential_integral.py     (made with mpmath 1.4, 60 digits)
 
 Least squares on Chebyshev nodes in z = 1/x, weighted to relative error; the denominator of one round linearises the
 next.
