@@ -150,7 +150,7 @@ void start_at_priors(Posterior& posterior) {
     if (prior == nullptr) continue;
     const InformedTensor& tensor = prior->tensors->at(plan.layout.slots[index].name);
     posterior.view(posterior.mean(), slot).copy_(tensor.mean);
-    if (plan.segments[index].gaussian) set_scale(posterior, slot, tensor.scale * prior->inflate);
+    if (plan.segments[index].gaussian) set_scale(posterior, slot, tensor.scale);
   }
   posterior.set_drawn(std::nullopt);
 }

@@ -21,7 +21,8 @@ struct ModelOrigin {
 /// a tensor that such a prior is for is missing or has another shape.
 void inform_priors(TensorRules<Prior>& rules, const Layout& network, int members, const ModelOrigin& origin);
 
-/// Means and, where both have them, scales of the tensors that have an informed prior.
+/// Means and, where both have them, scales of the tensors that have an informed prior, not inflated: inference goes on
+/// from where it ended.
 void start_at_priors(Posterior& posterior);
 
 /// Means, scales and buffers from a checkpoint, or means (and NAME.scale) from a safetensors file, for tensors of equal

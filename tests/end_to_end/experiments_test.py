@@ -1,0 +1,70 @@
+"""Every experiment with a short form, each with a number that would be wrong if the method were."""
+
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
+
+
+def short(name):
+    """The values that the experiment's short form prints, and whether it drew its figure."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [EXPERIMENTS / name / "run", "--short", "--credence", os.environ["CREDENCE_EXECUTABLE"], "--output", folder]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        if process.returncode != 0:
+            raise AssertionError(f"{name}: {process.stdout}{process.stderr}")
+        for file in ("figure.png", "results.txt"):
+            if (pathlib.Path(folder) / file).stat().st_size == 0:
+                raise AssertionError(f"{name} left {file} empty")
+        return json.loads(process.stdout.splitlines()[-1])
+
+
+class Experiments(unittest.TestCase):
+    def test_coin_toss_reaches_the_best_gaussian(self):
+        values = short("coin_toss")
+        self.assertLess(values["elbo"], values["best"] + 1e-4)  # -7.1891 has four decimals
+        self.assertGreater(values["elbo"], values["best"] - 0.005)
+        self.assertAlmostEqual(values["estimate"], values["elbo"], delta=0.06)  # five standard errors
+
+    def test_linear_regression_knows_what_a_factorised_posterior_loses(self):
+        values = short("linear_regression")
+        self.assertGreater(values["log_evidence"] - values["best_mean_field"], 1.0)
+        self.assertLess(values["mean-field"], values["best_mean_field"] + 1e-6)
+        self.assertGreater(values["mean-field"], values["best_mean_field"] - 0.05)
+        self.assertLess(values["full-rank"], values["log_evidence"] + 1e-6)
+        self.assertGreater(values["full-rank"], values["log_evidence"] - 0.05)
+
+    def test_maximum_likelihood_is_overconfident(self):
+        values = short("mle_map_vi")
+        mle, vi = values["maximum likelihood"], values["variational inference"]
+        self.assertGreater(mle["confidence"] - mle["accuracy"], 0.05)
+        self.assertLess(vi["confidence"] - vi["accuracy"], 0.02)
+        self.assertLess(vi["nll"], mle["nll"])
+
+    def test_sparse_priors_find_the_inputs_that_matter(self):
+        values = short("priors")
+        for name in ("horseshoe by input", "spike-slab"):
+            self.assertGreater(values[name]["share"], 0.9, name)
+        self.assertLess(values["normal"]["share"], 0.9)
+
+    def test_dropout_spreads_by_its_rate(self):
+        values = short("dropout")
+        self.assertEqual(values["point"]["near"], 0.0)
+        self.assertGreater(values["dropout:0.3"]["near"], values["dropout:0.1"]["near"])
+        self.assertGreater(values["mean-field"]["far"], values["mean-field"]["near"])
+
+    def test_an_informed_prior_saves_labels(self):
+        values = short("transfer")
+        self.assertGreater(values["informed prior"][0], values["no knowledge"][0])
+
+    def test_mutual_information_buys_better_labels(self):
+        values = short("active_learning")
+        self.assertGreater(values["mutual information"][-1], values["random"][-1])
+
+
+if __name__ == "__main__":
+    unittest.main()
