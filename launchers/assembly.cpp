@@ -157,18 +157,18 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
   Model model;
   model.likelihood = parse_likelihood(values.text("likelihood"), examples);
   const auto seed = static_cast<std::uint64_t>(values.integer("seed"));
-  model.network =
-      std::make_unique<Network>(build_module(values.text("network"), examples, output_size(model.likelihood), seed),
-                                precision_of(values), machine.device);
+  const auto make_network = [&](std::uint64_t network_seed) {
+    return std::make_unique<Network>(
+        build_module(values.text("network"), examples, output_size(model.likelihood), network_seed),
+        precision_of(values), machine.device, initial_raw_scales(model.likelihood));
+  };
+  model.network = make_network(seed);
   const EnsembleSpec ensemble = split_ensemble(values.texts("posterior"));
   std::vector<torch::Tensor> starts = {model.network->values()};
   for (int member = 1; member < ensemble.members; ++member) {
     // Seeds of other runs' networks are far: a member is no copy of what a neighbouring --seed would train.
     const std::uint64_t other = seed + (static_cast<std::uint64_t>(member) << 40);
-    starts.push_back(
-        Network(build_module(values.text("network"), examples, output_size(model.likelihood), other % kSeeds),
-                precision_of(values), machine.device)
-            .values());
+    starts.push_back(make_network(other % kSeeds)->values());
   }
   TensorRules<Prior> priors = parse_priors(values.texts("prior"));
   inform_priors(priors, model.network->layout(), ensemble.members, origin);

@@ -1,18 +1,18 @@
 #include "credence/likelihoods/likelihood.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
-#include <numbers>
 
 #include "credence/base/errors.h"
 #include "credence/base/text.h"
+#include "credence/kernels/kernel_set.h"
 
 namespace credence {
 namespace {
 
-template <class... Cases>
-struct Overloaded : Cases... {
-  using Cases::operator()...;
-};
+constexpr double kInitialNoise = 1.0;  // standard deviation
+constexpr double kLargestDof = 1e6;
 
 torch::Tensor real_targets(const Batch& batch, std::int64_t columns, torch::Dtype dtype) {
   if (!batch.labels.empty()) {
@@ -23,58 +23,127 @@ torch::Tensor real_targets(const Batch& batch, std::int64_t columns, torch::Dtyp
   return torch::tensor(batch.targets, torch::kFloat32).to(dtype).view({batch.size, columns});
 }
 
-double log_normalizer(const GaussianLikelihood& gaussian) {
-  return 0.5 * std::log(2.0 * std::numbers::pi) + std::log(gaussian.scale);
+void require_no_arguments(const Spec& spec) {
+  require(spec.arguments.empty(), "{} takes no arguments, not '{}'", spec.name, spec.arguments);
+}
+
+void require_real_targets(const Spec& spec, const ExampleSpec& examples) {
+  require(examples.classes == 0,
+          "the likelihood {} needs real targets, and these data have class labels; use categorical, or name the column "
+          "of a csv file target_NAME where its whole numbers are not classes",
+          spec.name);
+}
+
+double parse_positive(const std::string& text, std::string_view what) {
+  const double value = parse_number(text, what);
+  require(value > 0.0, "{} must be positive, not {}", what, text);
+  return value;
+}
+
+Likelihood parse_categorical(const Spec& spec, const ExampleSpec& examples) {
+  require_no_arguments(spec);
+  require(examples.classes >= 2,
+          "the likelihood categorical needs class labels, and these data have real targets; use gaussian:STDDEV");
+  return CategoricalLikelihood{examples.classes};
+}
+
+Likelihood parse_bernoulli(const Spec& spec, const ExampleSpec& examples) {
+  require_no_arguments(spec);
+  require(examples.classes == 0 || examples.classes == 2,
+          "the likelihood bernoulli needs two classes, and these data have {}; use categorical", examples.classes);
+  return BernoulliLikelihood{examples.classes == 2 ? 1 : examples.target_size};
+}
+
+Likelihood parse_gaussian(const Spec& spec, const ExampleSpec& examples) {
+  require_real_targets(spec, examples);
+  if (spec.arguments == "learned") return LearnedGaussianLikelihood{examples.target_size};
+  const double scale =
+      spec.arguments.empty() ? 1.0 : parse_positive(spec.arguments, "STDDEV in gaussian:STDDEV (or gaussian:learned)");
+  return GaussianLikelihood{scale, examples.target_size};
+}
+
+Likelihood parse_heteroscedastic(const Spec& spec, const ExampleSpec& examples) {
+  require_no_arguments(spec);
+  require_real_targets(spec, examples);
+  return HeteroscedasticLikelihood{examples.target_size};
+}
+
+Likelihood parse_poisson(const Spec& spec, const ExampleSpec& examples) {
+  require_no_arguments(spec);
+  require_real_targets(spec, examples);
+  return PoissonLikelihood{examples.target_size};
+}
+
+Likelihood parse_student_t(const Spec& spec, const ExampleSpec& examples) {
+  require_real_targets(spec, examples);
+  const std::vector<std::string> parts = split(spec.arguments, ',');
+  require(parts.size() <= 2, "student-t takes DOF and SCALE, not '{}'", spec.arguments);
+  StudentTLikelihood likelihood{.columns = examples.target_size};
+  if (!parts.empty()) likelihood.dof = parse_positive(parts[0], "DOF in student-t:DOF,SCALE");
+  if (parts.size() > 1) likelihood.scale = parse_positive(parts[1], "SCALE in student-t:DOF,SCALE");
+  require(likelihood.dof <= kLargestDof, "DOF in student-t:DOF,SCALE must be at most {}, not {}; use gaussian",
+          kLargestDof, parts.empty() ? "" : parts[0]);
+  return likelihood;
+}
+
+/// What the likelihood needs where the value is outside its support; else null.
+const char* support_violated(const Likelihood& likelihood, float value) {
+  if (std::holds_alternative<BernoulliLikelihood>(likelihood) && value != 0.0F && value != 1.0F) {
+    return "the likelihood bernoulli needs targets 0 or 1";
+  }
+  if (std::holds_alternative<PoissonLikelihood>(likelihood) && !(value >= 0.0F && value == std::floor(value))) {
+    return "the likelihood poisson needs counts (0, 1, 2, ...) as targets";
+  }
+  return nullptr;
 }
 
 }  // namespace
 
 Likelihood parse_likelihood(const std::string& spec, const ExampleSpec& examples) {
+  using Parse = Likelihood (*)(const Spec&, const ExampleSpec&);
+  static constexpr std::pair<const char*, Parse> kParsers[] = {
+      {"categorical", parse_categorical},         {"bernoulli", parse_bernoulli}, {"gaussian", parse_gaussian},
+      {"heteroscedastic", parse_heteroscedastic}, {"poisson", parse_poisson},     {"student-t", parse_student_t}};
   const Spec parsed = parse_spec(spec);
-  if (parsed.name == "categorical") {
-    require(parsed.arguments.empty(), "categorical takes no arguments, not '{}'", parsed.arguments);
-    require(examples.classes >= 2,
-            "the likelihood categorical needs class labels, and these data have real targets; "
-            "use gaussian:STDDEV");
-    return CategoricalLikelihood{examples.classes};
+  std::vector<std::string> known;
+  for (const auto& [name, parse] : kParsers) {
+    if (parsed.name == name) return parse(parsed, examples);
+    known.emplace_back(name);
   }
-  if (parsed.name == "bernoulli") {
-    require(parsed.arguments.empty(), "bernoulli takes no arguments, not '{}'", parsed.arguments);
-    require(examples.classes == 0 || examples.classes == 2,
-            "the likelihood bernoulli needs two classes, and these data have {}; use categorical", examples.classes);
-    return BernoulliLikelihood{examples.classes == 2 ? 1 : examples.target_size};
-  }
-  if (parsed.name == "gaussian") {
-    require(examples.classes == 0,
-            "the likelihood gaussian needs real targets, and these data have class labels; use "
-            "categorical");
-    const double scale =
-        parsed.arguments.empty() ? 1.0 : parse_number(parsed.arguments, "the standard deviation in gaussian:STDDEV");
-    require(scale > 0.0, "the standard deviation in gaussian:STDDEV must be positive, not {}", parsed.arguments);
-    return GaussianLikelihood{scale, examples.target_size};
-  }
-  const std::vector<std::string> known = {"categorical", "bernoulli", "gaussian"};
   refuse_unknown("likelihood", parsed.name, known);
+}
+
+std::int64_t target_columns(const Likelihood& likelihood) {
+  return std::visit(
+      Overloaded{[](const CategoricalLikelihood&) { return std::int64_t{1}; }, [](const auto& l) { return l.columns; }},
+      likelihood);
 }
 
 std::int64_t output_size(const Likelihood& likelihood) {
   return std::visit(Overloaded{[](const CategoricalLikelihood& l) { return l.classes; },
-                               [](const BernoulliLikelihood& l) { return l.columns; },
-                               [](const GaussianLikelihood& l) { return l.columns; }},
+                               [](const HeteroscedasticLikelihood& l) { return 2 * l.columns; },
+                               [](const auto& l) { return l.columns; }},
                     likelihood);
+}
+
+std::vector<double> initial_raw_scales(const Likelihood& likelihood) {
+  const auto* learned = std::get_if<LearnedGaussianLikelihood>(&likelihood);
+  if (learned == nullptr) return {};
+  return std::vector<double>(static_cast<std::size_t>(learned->columns), kernels::inverse_softplus(kInitialNoise));
+}
+
+std::int64_t columns_read(const Likelihood& likelihood) {
+  return output_size(likelihood) + static_cast<std::int64_t>(initial_raw_scales(likelihood).size());
 }
 
 torch::Tensor target_tensor(const Likelihood& likelihood, const Batch& batch, torch::Dtype dtype) {
   if (std::holds_alternative<CategoricalLikelihood>(likelihood)) return torch::tensor(batch.labels, torch::kInt64);
-  const torch::Tensor targets = real_targets(batch, output_size(likelihood), dtype);
-  if (std::holds_alternative<BernoulliLikelihood>(likelihood) && batch.labels.empty()) {
-    for (const float value : batch.targets) {
-      if (value != 0.0F && value != 1.0F) {
-        throw DataError(fmt::format("the likelihood bernoulli needs targets 0 or 1, and one is {}", value));
-      }
+  for (const float value : batch.targets) {
+    if (const char* needs = support_violated(likelihood, value)) {
+      throw DataError(fmt::format("{}, and one is {}", needs, value));
     }
   }
-  return targets;
+  return real_targets(batch, target_columns(likelihood), dtype);
 }
 
 Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihood& likelihood, torch::Dtype dtype,
@@ -88,57 +157,14 @@ Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihoo
   return {inputs, target_tensor(likelihood, batch, dtype).to(device)};
 }
 
-torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const torch::Tensor& outputs,
-                                           const torch::Tensor& targets) {
-  return std::visit(
-      Overloaded{[&](const CategoricalLikelihood&) { return torch::cross_entropy_loss(outputs, targets); },
-                 [&](const BernoulliLikelihood& l) {
-                   return torch::binary_cross_entropy_with_logits(outputs, targets) * static_cast<double>(l.columns);
-                 },
-                 [&](const GaussianLikelihood& l) {
-                   const double columns = static_cast<double>(l.columns);
-                   return torch::mse_loss(outputs, targets) * (columns / (2.0 * l.scale * l.scale)) +
-                          columns * log_normalizer(l);
-                 }},
-      likelihood);
-}
-
-torch::Tensor log_likelihoods(const Likelihood& likelihood, const torch::Tensor& outputs,
-                              const torch::Tensor& targets) {
-  const torch::Tensor exact = outputs.to(torch::kFloat64);
-  return std::visit(Overloaded{[&](const CategoricalLikelihood&) {
-                                 return torch::log_softmax(exact, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
-                               },
-                               [&](const BernoulliLikelihood&) {
-                                 const torch::Tensor signs = targets.to(torch::kFloat64) * 2.0 - 1.0;
-                                 return torch::log_sigmoid(exact * signs).sum(1);
-                               },
-                               [&](const GaussianLikelihood& l) {
-                                 const torch::Tensor errors = (exact - targets.to(torch::kFloat64)) / l.scale;
-                                 return (errors * errors * -0.5 - log_normalizer(l)).sum(1);
-                               }},
-                    likelihood);
-}
-
-torch::Tensor class_probabilities(const Likelihood& likelihood, const torch::Tensor& outputs) {
-  ensure(is_classification(likelihood), "class probabilities of a likelihood without classes");
-  const torch::Tensor exact = outputs.to(torch::kFloat64);
-  if (std::holds_alternative<CategoricalLikelihood>(likelihood)) return torch::softmax(exact, 1);
-  return torch::cat({torch::sigmoid(-exact), torch::sigmoid(exact)}, 1);
-}
-
-std::int64_t count_correct(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets) {
-  if (!is_classification(likelihood)) return 0;
-  const torch::NoGradGuard no_grad;
-  const torch::Tensor hits = std::holds_alternative<CategoricalLikelihood>(likelihood)
-                                 ? outputs.argmax(1).eq(targets)
-                                 : outputs.gt(0).eq(targets.gt(0.5));
-  return hits.sum().item<std::int64_t>();
-}
-
 bool is_classification(const Likelihood& likelihood) {
   if (const auto* bernoulli = std::get_if<BernoulliLikelihood>(&likelihood)) return bernoulli->columns == 1;
   return std::holds_alternative<CategoricalLikelihood>(likelihood);
+}
+
+bool is_regression(const Likelihood& likelihood) {
+  return !std::holds_alternative<CategoricalLikelihood>(likelihood) &&
+         !std::holds_alternative<BernoulliLikelihood>(likelihood);
 }
 
 }  // namespace credence

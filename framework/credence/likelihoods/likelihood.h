@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "credence/data/data_source.h"
 
@@ -23,13 +24,42 @@ struct GaussianLikelihood {
   double scale = 1.0;
   std::int64_t columns = 1;
 };
-using Likelihood = std::variant<CategoricalLikelihood, BernoulliLikelihood, GaussianLikelihood>;
+/// Observation noise learned with the weights, one standard deviation a column: softplus of the network's
+/// `likelihood.raw_scale`. Outputs [B, 2D]: means, then the raw scales that the Network appends.
+struct LearnedGaussianLikelihood {
+  std::int64_t columns = 1;
+};
+/// The network gives the noise of every example too: outputs [B, 2D], means, then log variances (Nix and Weigend 1994).
+struct HeteroscedasticLikelihood {
+  std::int64_t columns = 1;
+};
+/// Counts; outputs are log rates [B, D].
+struct PoissonLikelihood {
+  std::int64_t columns = 1;
+};
+/// Noise with heavy tails around the output; dof = 1 is Cauchy's.
+struct StudentTLikelihood {
+  double dof = 4.0;
+  double scale = 1.0;
+  std::int64_t columns = 1;
+};
+using Likelihood =
+    std::variant<CategoricalLikelihood, BernoulliLikelihood, GaussianLikelihood, LearnedGaussianLikelihood,
+                 HeteroscedasticLikelihood, PoissonLikelihood, StudentTLikelihood>;
 
-/// categorical | bernoulli | gaussian:STDDEV. UserError where it does not fit the examples.
+/// categorical | bernoulli | gaussian:STDDEV | gaussian:learned | heteroscedastic | poisson | student-t[:DOF[,SCALE]].
+/// UserError where it does not fit the examples.
 Likelihood parse_likelihood(const std::string& spec, const ExampleSpec& examples);
 
-/// Values the network must give per example.
+/// Values the module must give per example.
 std::int64_t output_size(const Likelihood& likelihood);
+/// Initial values of the likelihood's own parameters, which the Network is to append to every example's outputs: D for
+/// gaussian:learned (noise of one), none for the others.
+std::vector<double> initial_raw_scales(const Likelihood& likelihood);
+/// Values per example that the likelihood reads: those of the module and its own.
+std::int64_t columns_read(const Likelihood& likelihood);
+/// Targets per example, D; a class label is one.
+std::int64_t target_columns(const Likelihood& likelihood);
 
 /// The batch's targets as this likelihood wants them: labels int64 [B], or values [B, D] of type `dtype`.
 /// DataError where a value is outside the likelihood's support.
@@ -48,16 +78,24 @@ Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihoo
 torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const torch::Tensor& outputs,
                                            const torch::Tensor& targets);
 
-/// log p(target | outputs) of every example in float64, [B].
+/// log p(target | outputs) of every example in float64, [B]: normalised densities, constants included.
 torch::Tensor log_likelihoods(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets);
 
-/// Class probabilities in float64, [B, C]; Bernoulli gives two columns. InternalError for Gaussian.
+/// Class probabilities in float64, [B, C]; Bernoulli gives two columns. InternalError for the others.
 torch::Tensor class_probabilities(const Likelihood& likelihood, const torch::Tensor& outputs);
 
-/// How many of the batch's labels the outputs rank first; 0 for Gaussian and for several Bernoulli columns.
+/// How many of the batch's labels the outputs rank first; 0 where predictions are not classes.
 std::int64_t count_correct(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets);
 
 /// Whether predictions are classes (categorical, or one Bernoulli column).
 bool is_classification(const Likelihood& likelihood);
+/// Whether predictions are numbers: all but categorical and Bernoulli.
+bool is_regression(const Likelihood& likelihood);
+
+/// For std::visit.
+template <class... Cases>
+struct Overloaded : Cases... {
+  using Cases::operator()...;
+};
 
 }  // namespace credence

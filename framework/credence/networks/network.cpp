@@ -61,15 +61,25 @@ bool is_norm_layer(const torch::nn::Module& module) {
          dynamic_cast<const LayerNormImpl*>(&module) || dynamic_cast<const GroupNormImpl*>(&module);
 }
 
-Network::Network(torch::nn::AnyModule module, torch::Dtype dtype, torch::Device device)
+Network::Network(torch::nn::AnyModule module, torch::Dtype dtype, torch::Device device,
+                 const std::vector<double>& raw_scales)
     : module_(std::move(module)), dtype_(dtype), device_(device), sink_(std::make_shared<SinkHolder>()) {
   convert(*module_.ptr(), dtype, device);
+  if (!raw_scales.empty()) {
+    likelihood_parameter_ = torch::tensor(raw_scales, torch::kFloat64).to(device, dtype).set_requires_grad(true);
+  }
   build_layout();
   bind_buffers();
 }
 
 Network::~Network() {
   sink_->sink = nullptr;
+}
+
+torch::Tensor Network::forward(const torch::Tensor& inputs) {
+  torch::Tensor outputs = module_.forward(inputs);
+  if (!likelihood_parameter_.defined()) return outputs;
+  return torch::cat({outputs, likelihood_parameter_.expand({outputs.size(0), -1})}, 1);
 }
 
 void Network::build_layout() {
@@ -88,22 +98,32 @@ void Network::build_layout() {
       Slot slot;
       slot.name = name;
       slot.shape = parameter.sizes().vec();
-      slot.offset = layout_.elements;
-      slot.count = parameter.numel();
       slot.fan_in = fan_in_of(weight != nullptr && weight->defined() && weight->dim() >= 2 ? *weight : parameter);
       slot.is_bias = item.key() == "bias";
       slot.is_norm = is_norm_layer(part);
-      layout_.elements += padded(slot.count);
-      const int index = static_cast<int>(layout_.slots.size());
-      torch::autograd::impl::set_post_acc_grad_hooks(
-          parameter, std::make_unique<GradientHook>([holder = sink_, index](torch::Tensor gradient) {
-            if (holder->sink) holder->sink(index, std::move(gradient));
-          }));
-      layout_.slots.push_back(std::move(slot));
-      parameters_.push_back(parameter);
+      add_slot(std::move(slot), parameter);
     }
   }
   require(!layout_.slots.empty(), "the network has no trainable parameters");
+  if (!likelihood_parameter_.defined()) return;
+  Slot slot;
+  slot.name = "likelihood.raw_scale";
+  slot.shape = likelihood_parameter_.sizes().vec();
+  slot.is_likelihood = true;
+  add_slot(std::move(slot), likelihood_parameter_);
+}
+
+void Network::add_slot(Slot slot, const torch::Tensor& parameter) {
+  slot.offset = layout_.elements;
+  slot.count = parameter.numel();
+  layout_.elements += padded(slot.count);
+  const int index = static_cast<int>(layout_.slots.size());
+  torch::autograd::impl::set_post_acc_grad_hooks(
+      parameter, std::make_unique<GradientHook>([holder = sink_, index](torch::Tensor gradient) {
+        if (holder->sink) holder->sink(index, std::move(gradient));
+      }));
+  layout_.slots.push_back(std::move(slot));
+  parameters_.push_back(parameter);
 }
 
 void Network::bind_buffers() {

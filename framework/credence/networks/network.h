@@ -19,15 +19,18 @@ class Network {
  public:
   /// Takes the module as it is (its values are the initial weights) to the given type and device.
   /// Wrap a module of your own as `torch::nn::AnyModule(MyModule())`; its forward takes and returns one tensor.
-  /// UserError where the module has no parameters or one that is not floating point.
+  /// Where the likelihood has parameters of its own (learned observation noise), `raw_scales` holds their initial
+  /// values [D]: they become one more parameter, `likelihood.raw_scale`, the last of the layout, whose values follow
+  /// the module's in every example's outputs. UserError where the module has no parameters or one that is not floating
+  /// point.
   explicit Network(torch::nn::AnyModule module, torch::Dtype dtype = torch::kFloat32,
-                   torch::Device device = torch::kCPU);
+                   torch::Device device = torch::kCPU, const std::vector<double>& raw_scales = {});
   ~Network();
   Network(const Network&) = delete;
   Network& operator=(const Network&) = delete;
 
-  /// [B, ...] -> [B, outputs]
-  torch::Tensor forward(const torch::Tensor& inputs) { return module_.forward(inputs); }
+  /// [B, ...] -> [B, outputs], or [B, outputs + D] where the likelihood has D parameters.
+  torch::Tensor forward(const torch::Tensor& inputs);
   torch::nn::Module& module() { return *module_.ptr(); }
 
   const Layout& layout() const noexcept { return layout_; }
@@ -57,11 +60,13 @@ class Network {
  private:
   struct SinkHolder;
   void build_layout();
+  void add_slot(Slot slot, const torch::Tensor& parameter);
   void bind_buffers();
 
   mutable torch::nn::AnyModule module_;
   torch::Dtype dtype_;
   torch::Device device_;
+  torch::Tensor likelihood_parameter_;  // [D]; undefined without
   Layout layout_;
   std::vector<torch::Tensor> parameters_;  // in layout order
   std::shared_ptr<SinkHolder> sink_;

@@ -44,8 +44,8 @@ struct EnsembleSpec {
 };
 EnsembleSpec split_ensemble(const std::vector<std::string>& specs);
 
-/// Families by tensor: specs as in TensorRules. Norm parameters are point estimates without a prior unless a rule names
-/// them.
+/// Families by tensor: specs as in TensorRules. Parameters of norm layers and of the likelihood are point estimates
+/// without a prior unless a rule names them.
 TensorRules<Family> parse_families(const std::vector<std::string>& specs);
 
 }  // namespace credence

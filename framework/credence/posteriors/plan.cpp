@@ -175,7 +175,7 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
     const Slot& slot = network.slots[i % network.slots.size()];
     const Family* family_rule = families.exception_for(slot.name);
     const Prior* prior_rule = priors.exception_for(slot.name);
-    const bool left_to_default = slot.is_norm && family_rule == nullptr;
+    const bool left_to_default = slot.point_by_default() && family_rule == nullptr;
     Family family = left_to_default ? Family{point, 0.0} : family_rule != nullptr ? *family_rule : families.fallback;
     if (family.kind == dropout && !has_units_to_drop(network, slot)) family = {point, 0.0};
     Prior prior = prior_rule != nullptr ? *prior_rule : left_to_default ? Prior(NoPrior{}) : priors.fallback;

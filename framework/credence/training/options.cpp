@@ -22,9 +22,9 @@ constexpr std::array kOptions = {
     OptionInfo{"augment", "none", identity, false, "none | flip | crop:PIXELS | crop:PIXELS,flip"},
     OptionInfo{"network", "lenet5", identity, false,
                "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | resnet20 | linear[:nobias] | constant"},
-    OptionInfo{
-        "likelihood", "", identity, false,
-        "categorical | bernoulli | gaussian:STDDEV; default: categorical for labels, gaussian:1 for real targets"},
+    OptionInfo{"likelihood", "", identity, false,
+               "categorical | bernoulli | gaussian:STDDEV | gaussian:learned | heteroscedastic | poisson | "
+               "student-t[:DOF[,SCALE]]; default: categorical for labels, gaussian:1 for real targets"},
     OptionInfo{
         "posterior", "mean-field", identity, true,
         "mean-field | point | sparse | spike-slab | dropout:P | dropconnect:P | gaussian-dropout:P | low-rank:K | "

@@ -19,7 +19,10 @@ using ::testing::ThrowsMessage;
 const nlohmann::json& reference(const std::string& name) {
   static const nlohmann::json all = [] {
     std::ifstream file(CREDENCE_REFERENCES "/likelihoods/likelihoods.json");
-    return nlohmann::json::parse(file);
+    std::ifstream regression(CREDENCE_REFERENCES "/likelihoods/regression.json");
+    nlohmann::json merged = nlohmann::json::parse(file);
+    merged.update(nlohmann::json::parse(regression)["densities"]);
+    return merged;
   }();
   return all.at(name);
 }
@@ -60,6 +63,17 @@ std::vector<Example> examples() {
   const auto& gaussian = reference("gaussian");
   list.push_back({GaussianLikelihood{gaussian["scale"], 2}, matrix(gaussian["outputs"]), matrix(gaussian["targets"]),
                   vector_of(gaussian["log_likelihoods"])});
+  const auto& student = reference("student_t");
+  const std::pair<const char*, Likelihood> two_columns[] = {
+      {"learned", LearnedGaussianLikelihood{2}},
+      {"heteroscedastic", HeteroscedasticLikelihood{2}},
+      {"poisson", PoissonLikelihood{2}},
+      {"student_t", StudentTLikelihood{student["dof"], student["scale"], 2}}};
+  for (const auto& [name, likelihood] : two_columns) {
+    const auto& values = reference(name);
+    list.push_back(
+        {likelihood, matrix(values["outputs"]), matrix(values["targets"]), vector_of(values["log_likelihoods"])});
+  }
   return list;
 }
 
@@ -87,6 +101,42 @@ TEST(Likelihoods, AgreeWithScipyInSinglePrecision) {
     const double largest = example.log_likelihoods.abs().max().item<double>();
     EXPECT_NEAR(nll.item<double>(), -example.log_likelihoods.mean().item<double>(), 12 * 0x1p-24 * (largest + 1.0))
         << example.likelihood.index();
+  }
+}
+
+TEST(Likelihoods, GradientsAreThoseOfFiniteDifferences) {
+  for (const Example& example : examples()) {
+    // The rows with logits of 1e4 are left out: their loss is too large for differences.
+    const std::int64_t rows = std::min<std::int64_t>(example.outputs.size(0), 5);
+    torch::Tensor outputs = example.outputs.narrow(0, 0, rows).clone().requires_grad_();
+    const torch::Tensor targets = example.targets.narrow(0, 0, rows);
+    mean_negative_log_likelihood(example.likelihood, outputs, targets).backward();
+    const torch::NoGradGuard no_grad;
+    torch::Tensor flat = outputs.view({-1});
+    const auto loss = [&] {
+      return -log_likelihoods(example.likelihood, outputs, targets).mean().template item<double>();
+    };
+    // Central differences with h = 1e-5: truncation h^2 / 6 and rounding 1e-16 / h, each times values up to a thousand.
+    const double h = 1e-5;
+    for (std::int64_t i = 0; i < flat.numel(); ++i) {
+      const double at = flat[i].item<double>();
+      flat[i] = at + h;
+      const double above = loss();
+      flat[i] = at - h;
+      const double below = loss();
+      flat[i] = at;
+      EXPECT_NEAR(outputs.grad().view({-1})[i].item<double>(), (above - below) / (2.0 * h), 1e-7)
+          << example.likelihood.index() << " " << i;
+    }
+  }
+}
+
+TEST(Likelihoods, NoiseNeedsItsOutputs) {
+  const torch::Tensor means = torch::zeros({3, 2});
+  for (const Likelihood& likelihood :
+       std::vector<Likelihood>{LearnedGaussianLikelihood{2}, HeteroscedasticLikelihood{2}}) {
+    EXPECT_THAT([&] { mean_negative_log_likelihood(likelihood, means, means); },
+                ThrowsMessage<UserError>(HasSubstr("reads 4 values")));
   }
 }
 
@@ -147,11 +197,32 @@ TEST(Likelihoods, SpecsFitTheExamples) {
   EXPECT_EQ(std::get<GaussianLikelihood>(parse_likelihood("gaussian:0.5", reals)).scale, 0.5);
   EXPECT_EQ(std::get<GaussianLikelihood>(parse_likelihood("gaussian", reals)).scale, 1.0);
 
+  const Likelihood learned = parse_likelihood("gaussian:learned", reals);
+  EXPECT_EQ(output_size(learned), 4);
+  EXPECT_EQ(columns_read(learned), 8);
+  ASSERT_EQ(initial_raw_scales(learned).size(), 4U);
+  EXPECT_NEAR(std::log1p(std::exp(initial_raw_scales(learned)[3])), 1.0, 1e-15);
+  const Likelihood heteroscedastic = parse_likelihood("heteroscedastic", reals);
+  EXPECT_EQ(output_size(heteroscedastic), 8);
+  EXPECT_EQ(columns_read(heteroscedastic), 8);
+  EXPECT_EQ(target_columns(heteroscedastic), 4);
+  EXPECT_EQ(output_size(parse_likelihood("poisson", reals)), 4);
+  for (const auto& [spec, dof, scale] : std::vector<std::tuple<const char*, double, double>>{
+           {"student-t", 4.0, 1.0}, {"student-t:3", 3.0, 1.0}, {"student-t:2.5,0.1", 2.5, 0.1}}) {
+    const auto t = std::get<StudentTLikelihood>(parse_likelihood(spec, reals));
+    EXPECT_EQ(t.dof, dof) << spec;
+    EXPECT_EQ(t.scale, scale) << spec;
+    EXPECT_EQ(t.columns, 4) << spec;
+  }
+
   EXPECT_THROW(parse_likelihood("categorical", reals), UserError);
   EXPECT_THROW(parse_likelihood("bernoulli", labels), UserError);
-  EXPECT_THROW(parse_likelihood("gaussian:1", labels), UserError);
+  for (const char* spec : {"gaussian:1", "gaussian:learned", "heteroscedastic", "poisson", "student-t"}) {
+    EXPECT_THAT([&] { parse_likelihood(spec, labels); }, ThrowsMessage<UserError>(HasSubstr("class labels"))) << spec;
+  }
   for (const char* spec : {"gaussian:0", "gaussian:-1", "gaussian:nan", "gaussian:inf", "gaussian:a", "bernoulli:1",
-                           "categorical:3", "", "poisson"}) {
+                           "categorical:3", "", "poisson:1", "heteroscedastic:1", "gaussian:learnt", "student-t:0",
+                           "student-t:4,0", "student-t:4,1,1", "student-t:a", "student-t:1e7", "studentt"}) {
     EXPECT_THROW(parse_likelihood(spec, reals), UserError) << spec;
   }
   EXPECT_THROW(parse_likelihood("categorical:3", labels), UserError);
@@ -184,7 +255,10 @@ TEST(Targets, AreWhatTheLikelihoodWants) {
     reals.targets[3] = bad;
     EXPECT_THROW(target_tensor(BernoulliLikelihood{2}, reals, torch::kFloat32), DataError) << bad;
     EXPECT_NO_THROW(target_tensor(GaussianLikelihood{1.0, 2}, reals, torch::kFloat32));
+    EXPECT_THROW(target_tensor(PoissonLikelihood{2}, reals, torch::kFloat32), DataError) << bad;
   }
+  reals.targets[3] = 17.0F;
+  EXPECT_EQ(target_tensor(PoissonLikelihood{2}, reals, torch::kFloat32)[1][1].item<float>(), 17.0F);
 }
 
 }  // namespace

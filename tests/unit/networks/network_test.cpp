@@ -215,6 +215,43 @@ TEST(Layout, SharedParametersHaveOneSlot) {
   EXPECT_EQ(calls, 2);
 }
 
+TEST(LikelihoodParameter, IsTheLastOfTheLayoutAndFollowsTheOutputs) {
+  const Network plain(custom(), torch::kFloat64);
+  Network network(custom(), torch::kFloat64, torch::kCPU, {-0.5, 1.25});
+  const auto& slots = network.layout().slots;
+  ASSERT_EQ(slots.size(), plain.layout().slots.size() + 1);
+  for (std::size_t i = 0; i + 1 < slots.size(); ++i) {
+    EXPECT_EQ(slots[i].name, plain.layout().slots[i].name);
+    EXPECT_EQ(slots[i].offset, plain.layout().slots[i].offset);
+    EXPECT_FALSE(slots[i].point_by_default()) << slots[i].name;
+  }
+  const Slot& slot = slots.back();
+  EXPECT_EQ(slot.name, "likelihood.raw_scale");
+  EXPECT_EQ(slot.shape, (std::vector<std::int64_t>{2}));
+  EXPECT_TRUE(slot.point_by_default());
+  EXPECT_EQ(slot.offset, plain.layout().elements);
+
+  const torch::Tensor x = waves({5, 3}, 1.3);
+  const torch::Tensor arena = network.values();
+  EXPECT_EQ(arena[slot.offset + 1].item<double>(), 1.25);
+  network.bind(arena);
+  arena.narrow(0, slot.offset, 2).copy_(torch::tensor({3.0, -4.0}, torch::kFloat64));
+  const torch::Tensor outputs = network.forward(x);
+  EXPECT_EQ(outputs.sizes().vec(), (std::vector<std::int64_t>{5, 4}));
+  for (std::int64_t row = 0; row < 5; ++row) {
+    EXPECT_EQ(outputs[row][2].item<double>(), 3.0);
+    EXPECT_EQ(outputs[row][3].item<double>(), -4.0);
+  }
+  torch::Tensor received;
+  network.set_gradient_sink([&](int index, const torch::Tensor& gradient) {
+    if (index + 1 == static_cast<int>(slots.size())) received = gradient.clone();
+  });
+  const torch::Tensor weights = waves({5, 4}, 0.9);
+  (outputs * weights).sum().backward();
+  ASSERT_TRUE(received.defined());
+  EXPECT_LT((received - weights.narrow(1, 2, 2).sum(0)).abs().max().item<double>(), 1e-14);
+}
+
 struct Nothing : torch::nn::Module {
   torch::Tensor forward(torch::Tensor x) { return x; }
 };

@@ -58,6 +58,24 @@ TEST(Plan, NormsArePointEstimatesOutsideTheKl) {
   EXPECT_EQ(segments[3].count, 70000);
 }
 
+TEST(Plan, LikelihoodParametersArePointEstimatesUnlessARuleNamesThem) {
+  Layout with_noise;
+  Slot slot;
+  slot.name = "likelihood.raw_scale";
+  slot.shape = {2};
+  slot.count = 2;
+  slot.is_likelihood = true;
+  with_noise.slots = {slot};
+  with_noise.elements = 64;
+  const auto plain = plan_posterior(with_noise, parse_families({}), parse_priors({"normal:0.5"})).segments;
+  EXPECT_FALSE(plain[0].gaussian);
+  EXPECT_TRUE(std::isinf(plain[0].prior_scale));
+  const auto named =
+      plan_posterior(with_noise, parse_families({"likelihood=mean-field"}), parse_priors({"normal:0.5"})).segments;
+  EXPECT_TRUE(named[0].gaussian);
+  EXPECT_EQ(named[0].prior_scale, 0.5);
+}
+
 TEST(Plan, RulesOverrideByName) {
   const auto segments =
       plan({"^fc=point", "bn1.weight=mean-field"}, {"normal:fan-in", "fc.bias=normal:3", "bn1.bias=normal:7"}).segments;

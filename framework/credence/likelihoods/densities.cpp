@@ -1,0 +1,107 @@
+#include <cmath>
+#include <numbers>
+
+#include "credence/base/errors.h"
+#include "credence/likelihoods/likelihood.h"
+
+namespace credence {
+namespace {
+
+const double kHalfLogTwoPi = 0.5 * std::log(2.0 * std::numbers::pi);
+
+double log_normalizer(const GaussianLikelihood& gaussian) {
+  return kHalfLogTwoPi + std::log(gaussian.scale);
+}
+
+double log_normalizer(const StudentTLikelihood& t) {
+  return std::lgamma(0.5 * t.dof) - std::lgamma(0.5 * (t.dof + 1.0)) + 0.5 * std::log(t.dof * std::numbers::pi) +
+         std::log(t.scale);
+}
+
+void require_two_halves(const torch::Tensor& outputs, std::int64_t columns) {
+  require(outputs.dim() == 2 && outputs.size(1) == 2 * columns,
+          "this likelihood reads {} values per example (means and noise) and was given {}; with gaussian:learned, make "
+          "the Network with initial_raw_scales(likelihood)",
+          2 * columns, outputs.numel() / std::max<std::int64_t>(outputs.size(0), 1));
+}
+
+// log p of every target, [B, D], in the outputs' type.
+
+torch::Tensor log_density(const LearnedGaussianLikelihood& l, const torch::Tensor& outputs, const torch::Tensor& y) {
+  require_two_halves(outputs, l.columns);
+  const torch::Tensor scale = torch::softplus(outputs.narrow(1, l.columns, l.columns));
+  const torch::Tensor error = (y - outputs.narrow(1, 0, l.columns)) / scale;
+  return error * error * -0.5 - scale.log() - kHalfLogTwoPi;
+}
+
+torch::Tensor log_density(const HeteroscedasticLikelihood& l, const torch::Tensor& outputs, const torch::Tensor& y) {
+  require_two_halves(outputs, l.columns);
+  const torch::Tensor log_variance = outputs.narrow(1, l.columns, l.columns);
+  const torch::Tensor error = y - outputs.narrow(1, 0, l.columns);
+  return (error * error * torch::exp(-log_variance) + log_variance) * -0.5 - kHalfLogTwoPi;
+}
+
+torch::Tensor log_density(const PoissonLikelihood&, const torch::Tensor& outputs, const torch::Tensor& y) {
+  return y * outputs - outputs.exp() - torch::lgamma(y + 1.0);
+}
+
+torch::Tensor log_density(const StudentTLikelihood& l, const torch::Tensor& outputs, const torch::Tensor& y) {
+  const torch::Tensor error = (y - outputs) / l.scale;
+  return torch::log1p(error * error / l.dof) * (-0.5 * (l.dof + 1.0)) - log_normalizer(l);
+}
+
+torch::Tensor log_density(const GaussianLikelihood& l, const torch::Tensor& outputs, const torch::Tensor& y) {
+  const torch::Tensor error = (outputs - y) / l.scale;
+  return error * error * -0.5 - log_normalizer(l);
+}
+
+torch::Tensor log_density(const BernoulliLikelihood&, const torch::Tensor& outputs, const torch::Tensor& y) {
+  return torch::log_sigmoid(outputs * (y * 2.0 - 1.0));
+}
+
+}  // namespace
+
+torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const torch::Tensor& outputs,
+                                           const torch::Tensor& targets) {
+  return std::visit(
+      Overloaded{[&](const CategoricalLikelihood&) { return torch::cross_entropy_loss(outputs, targets); },
+                 [&](const BernoulliLikelihood& l) {
+                   return torch::binary_cross_entropy_with_logits(outputs, targets) * static_cast<double>(l.columns);
+                 },
+                 [&](const GaussianLikelihood& l) {
+                   const double columns = static_cast<double>(l.columns);
+                   return torch::mse_loss(outputs, targets) * (columns / (2.0 * l.scale * l.scale)) +
+                          columns * log_normalizer(l);
+                 },
+                 [&](const auto& l) { return -log_density(l, outputs, targets).sum(1).mean(); }},
+      likelihood);
+}
+
+torch::Tensor log_likelihoods(const Likelihood& likelihood, const torch::Tensor& outputs,
+                              const torch::Tensor& targets) {
+  const torch::Tensor exact = outputs.to(torch::kFloat64);
+  return std::visit(
+      Overloaded{[&](const CategoricalLikelihood&) {
+                   return torch::log_softmax(exact, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
+                 },
+                 [&](const auto& l) { return log_density(l, exact, targets.to(torch::kFloat64)).sum(1); }},
+      likelihood);
+}
+
+torch::Tensor class_probabilities(const Likelihood& likelihood, const torch::Tensor& outputs) {
+  ensure(is_classification(likelihood), "class probabilities of a likelihood without classes");
+  const torch::Tensor exact = outputs.to(torch::kFloat64);
+  if (std::holds_alternative<CategoricalLikelihood>(likelihood)) return torch::softmax(exact, 1);
+  return torch::cat({torch::sigmoid(-exact), torch::sigmoid(exact)}, 1);
+}
+
+std::int64_t count_correct(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets) {
+  if (!is_classification(likelihood)) return 0;
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor hits = std::holds_alternative<CategoricalLikelihood>(likelihood)
+                                 ? outputs.argmax(1).eq(targets)
+                                 : outputs.gt(0).eq(targets.gt(0.5));
+  return hits.sum().item<std::int64_t>();
+}
+
+}  // namespace credence
