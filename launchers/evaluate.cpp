@@ -18,6 +18,9 @@ const std::vector<CommandOption>& evaluate_extras() {
       {"split", "train | test (default test)"},
       {"ood", "out-of-distribution data, as for --data: AUROC by predictive entropy"},
       {"elbo", "also the ELBO of the training data, with its standard error", true},
+      {"check",
+       "STAT[,STAT]: posterior predictive checks by mean, variance, minimum, maximum, or of classes accuracy, "
+       "class-entropy"},
       {"predictions", "HDF5 file for per-example predictions and what figures are drawn from"},
       {"json", "the metrics as one JSON object, last line of stdout", true},
       {"help", "this text", true}};
@@ -25,6 +28,18 @@ const std::vector<CommandOption>& evaluate_extras() {
 }
 
 constexpr std::string_view kTrainingOptions[] = {"data", "threads", "device", "backend", "timeout-seconds"};
+
+void print_checks(const nlohmann::json& checks) {
+  fmt::print("\n{:<22} {:>12} {:>12} {:>12} {:>14}\n", "replicated data", "observed", "mean", "deviation",
+             "P(T_rep >= T)");
+  for (const nlohmann::json& check : checks) {
+    std::string name = check.at("statistic");
+    if (check.contains("column")) name += fmt::format(" of column {}", check["column"].get<int>());
+    fmt::print("{:<22} {:>12.4f} {:>12.4f} {:>12.4f} {:>14.3f}\n", name, check.at("observed").get<double>(),
+               check.at("replicated_mean").get<double>(), check.value("replicated_stddev", 0.0),
+               check.at("tail_probability").get<double>());
+  }
+}
 
 void print_metrics(const nlohmann::json& metrics) {
   fmt::print("{:<22} {:>12} {:>12}\n", "", "predictive", "at the mean");
@@ -34,9 +49,13 @@ void print_metrics(const nlohmann::json& metrics) {
     fmt::print("{:<22} {:>12.4f} {:>12}\n", name, value.get<double>(),
                mean.contains(name) ? fmt::format("{:.4f}", mean[name].get<double>()) : "");
   }
-  if (!metrics.contains("elbo")) return;
-  fmt::print("\nELBO of the training data, nats\n");
-  for (const auto& [name, value] : metrics["elbo"].items()) fmt::print("{:<22} {:>12.3f}\n", name, value.get<double>());
+  if (metrics.contains("elbo")) {
+    fmt::print("\nELBO of the training data, nats\n");
+    for (const auto& [name, value] : metrics["elbo"].items()) {
+      fmt::print("{:<22} {:>12.3f}\n", name, value.get<double>());
+    }
+  }
+  if (metrics.contains("checks")) print_checks(metrics["checks"]);
 }
 
 void require_same_inputs(const DataSource& source, const ExampleSpec& trained, const std::string& spec) {
@@ -89,11 +108,14 @@ int run_evaluate(const CommandContext& context) {
   });
 
   Model& model = loaded->model;
+  std::vector<Statistic> checks;
+  if (const auto names = line.text("check")) checks = parse_statistics(*names, is_classification(model.likelihood));
   const Evaluation evaluation =
       evaluate({*model.network, *model.posterior, model.likelihood, *source, *control, ood.get(), training.get()},
                {.samples = static_cast<int>(samples),
                 .seed = static_cast<std::uint64_t>(loaded->values.integer("seed")),
-                .keep_probabilities = line.has("predictions")});
+                .keep_probabilities = line.has("predictions"),
+                .checks = std::move(checks)});
   if (const auto file = line.text("predictions")) {
     collectively(*control, [&] {
       if (session.rank() == 0) write_predictions(*file, evaluation, *source);

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <bit>
+#include <cmath>
 
 #include "support/mpi_test.h"
 #include "unit/prediction/cases.h"
@@ -53,11 +54,22 @@ void expect_same_bits(const Evaluation& a, const Evaluation& b) {
   if (a.regression) {
     expect_same_bits(a.regression->mean, b.regression->mean, "mean");
     expect_same_bits(a.regression->scale, b.regression->scale, "scale");
+    expect_same_bits(a.regression->lower, b.regression->lower, "lower end");
+    expect_same_bits(a.regression->upper, b.regression->upper, "upper end");
   }
   ASSERT_EQ(a.surface.has_value(), b.surface.has_value());
   if (a.surface) {
     expect_same_bits(a.surface->probability, b.surface->probability, "surface");
     expect_same_bits(a.surface->probability_stddev, b.surface->probability_stddev, "surface deviation");
+  }
+  ASSERT_EQ(a.checks.size(), b.checks.size());
+  for (std::size_t i = 0; i < a.checks.size(); ++i) {
+    const auto numbers = [](const PredictiveCheck& check) {
+      return std::vector{check.observed, check.replicated_mean, *check.replicated_stddev, check.tail_probability};
+    };
+    EXPECT_EQ(a.checks[i].statistic, b.checks[i].statistic);
+    EXPECT_EQ(a.checks[i].column, b.checks[i].column);
+    expect_same_bits(numbers(a.checks[i]), numbers(b.checks[i]), "check");
   }
   ASSERT_EQ(a.elbo.has_value(), b.elbo.has_value());
   if (a.elbo) {
@@ -83,7 +95,14 @@ void expect_ranks_change_nothing(const Case& test, ReductionOrder order) {
     EvaluationParts parts = model.parts(source, communicator);
     parts.training = &source;
     if (test.ood) parts.ood = &source;
-    return evaluate(parts, {.samples = 3, .seed = 9, .block = 8, .keep_probabilities = true});
+    return evaluate(
+        parts, {.samples = 3,
+                .seed = 9,
+                .block = 8,
+                .keep_probabilities = true,
+                .checks = parse_statistics(
+                    is_classification(model.likelihood) ? "accuracy,class-entropy" : "mean,variance,minimum,maximum",
+                    is_classification(model.likelihood))});
   };
   const Evaluation expected = run(*alone);
   const Evaluation actual = run(*together);
@@ -96,6 +115,14 @@ TEST(EvaluationOverRanks, HasTheBitsOfOneRank) {
     expect_ranks_change_nothing({"lenet5", "categorical", made_up_data({1, 28, 28}, 10, 53), true}, order);
     expect_ranks_change_nothing({"mlp:16,16,tanh", "bernoulli", made_up_data({2}, 2, 53), true}, order);
     expect_ranks_change_nothing({"mlp:16", "gaussian:0.5", made_up_data({3}, 0, 53, 2), false}, order);
+    expect_ranks_change_nothing({"mlp:16", "gaussian:learned", made_up_data({3}, 0, 53, 2), false}, order);
+    expect_ranks_change_nothing({"mlp:16", "heteroscedastic", made_up_data({3}, 0, 53, 2), false}, order);
+    expect_ranks_change_nothing({"mlp:16", "student-t:3", made_up_data({3}, 0, 53, 2), false}, order);
+    MemoryData counts = made_up_data({3}, 0, 53, 2);
+    for (float& target : counts.targets) target = std::floor(4.0F + 4.0F * target);
+    expect_ranks_change_nothing({"linear", "poisson", counts, false}, order);
+    for (float& target : counts.targets) target = target > 4.0F ? 1.0F : 0.0F;
+    expect_ranks_change_nothing({"linear", "bernoulli", counts, false}, order);
   }
 }
 

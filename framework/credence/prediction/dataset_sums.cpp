@@ -39,8 +39,8 @@ PredictionSums::PredictionSums(const Likelihood& likelihood, const BlockShare& s
   if (classes) classes_.emplace(rows, std::max<std::int64_t>(2, output_size(likelihood)));
   if (classes && content == Content::inputs_with_spread) spread_.emplace(rows);
   if (content != Content::scored) return;
-  if (std::holds_alternative<GaussianLikelihood>(likelihood)) outputs_.emplace(rows * output_size(likelihood));
-  targets_.resize(static_cast<std::size_t>(rows * (classes ? 1 : output_size(likelihood))));
+  if (is_regression(likelihood)) mixtures_.emplace(likelihood, rows * target_columns(likelihood));
+  targets_.resize(static_cast<std::size_t>(rows * target_columns(likelihood)));
 }
 
 void PredictionSums::add(const BlockOutputs& block) {
@@ -56,12 +56,7 @@ void PredictionSums::add(const BlockOutputs& block) {
       }
     }
   }
-  if (outputs_) {
-    const torch::Tensor outputs = on_host(block.outputs);
-    const std::int64_t first = block.row * output_size(likelihood_);
-    std::int64_t index = first;
-    for (const double value : values_of(outputs)) outputs_->add(index++, block.draw, value);
-  }
+  if (mixtures_) mixtures_->add(block.row * target_columns(likelihood_), block.draw, block.outputs);
 }
 
 void PredictionSums::add_targets(const BlockOutputs& block, const torch::Tensor& targets) {
@@ -89,7 +84,7 @@ PredictionSums::Scores PredictionSums::scores(int draws, int ece_bins, bool keep
   if (classes_) {
     result.classes = class_predictions(draws, keep_probabilities, communicator);
     result.metrics = classification_metrics(*result.classes, ece_bins);
-  } else if (outputs_) {
+  } else if (mixtures_) {
     result.regression = regression_predictions(draws, communicator);
     result.metrics = regression_metrics(*result.regression);
   } else {
@@ -152,18 +147,41 @@ ClassPredictions PredictionSums::class_predictions(int draws, bool keep_probabil
 }
 
 RegressionPredictions PredictionSums::regression_predictions(int draws, Communicator& communicator) const {
-  const auto& gaussian = std::get<GaussianLikelihood>(likelihood_);
+  enum Column { target, mean, scale, aleatoric, epistemic, lower, upper, kColumns };
+  const std::int64_t width = target_columns(likelihood_);
+  std::vector<double> mine(static_cast<std::size_t>(share_.rows() * width * kColumns));
+  for (std::int64_t i = 0; i < share_.rows() * width; ++i) {
+    const Mixtures::Row row = mixtures_->row(i, draws);
+    double* columns = mine.data() + i * kColumns;
+    columns[target] = targets_[static_cast<std::size_t>(i)];
+    columns[mean] = row.mean;
+    columns[scale] = std::sqrt(row.aleatoric_variance + row.epistemic_variance);
+    columns[aleatoric] = std::sqrt(row.aleatoric_variance);
+    columns[epistemic] = std::sqrt(row.epistemic_variance);
+    columns[lower] = row.lower;
+    columns[upper] = row.upper;
+  }
+  const auto all =
+      gather(communicator, mine, share_.first_row() * width * kColumns, share_.examples * width * kColumns);
+
   RegressionPredictions result;
-  const std::int64_t width = result.columns = gaussian.columns;
-  result.targets = collect(communicator, width, [&](std::int64_t i) { return targets_[static_cast<std::size_t>(i)]; });
-  result.mean = collect(communicator, width, [&](std::int64_t i) { return outputs_->mean(i); });
-  result.scale = collect(communicator, width, [&](std::int64_t i) {
-    return std::sqrt(gaussian.scale * gaussian.scale + outputs_->variance(i, draws));
-  });
+  result.columns = width;
+  const auto column = [&](Column which, std::vector<double>& into) {
+    into.resize(static_cast<std::size_t>(share_.examples * width));
+    for (std::size_t i = 0; i < into.size(); ++i) into[i] = all[i * kColumns + which];
+  };
+  column(target, result.targets);
+  column(mean, result.mean);
+  column(scale, result.scale);
+  column(aleatoric, result.aleatoric_scale);
+  column(epistemic, result.epistemic_scale);
+  column(lower, result.lower);
+  column(upper, result.upper);
   result.log_likelihood =
       collect(communicator, 1, [&](std::int64_t row) { return log_likelihood_.result(row, draws); });
   check_finite(result.mean, width, "the predictive mean");
   check_finite(result.log_likelihood, 1, "the log likelihood");
+  check_finite(result.upper, width, "the predictive interval");
   return result;
 }
 

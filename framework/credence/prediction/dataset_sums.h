@@ -11,6 +11,7 @@
 #include "credence/likelihoods/likelihood.h"
 #include "credence/prediction/blocks.h"
 #include "credence/prediction/metrics.h"
+#include "credence/prediction/mixtures.h"
 #include "credence/prediction/running_sums.h"
 
 namespace credence {
@@ -61,8 +62,8 @@ class PredictionSums {
   LogMeanExp log_likelihood_;
   std::vector<double> targets_;  // labels [rows], or values [rows, D]
   std::optional<ClassSums> classes_;
-  std::optional<RunningMoments> spread_;   // [rows], of the last class's probability
-  std::optional<RunningMoments> outputs_;  // [rows, D] of a regression
+  std::optional<RunningMoments> spread_;  // [rows], of the last class's probability
+  std::optional<Mixtures> mixtures_;      // [rows, D] of a regression
 };
 
 /// Log likelihood of a whole dataset under each draw.

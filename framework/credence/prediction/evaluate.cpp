@@ -10,6 +10,7 @@
 #include "credence/estimators/objective.h"
 #include "credence/prediction/dataset_sums.h"
 #include "credence/prediction/pass.h"
+#include "credence/prediction/predictive_checks.h"
 #include "credence/prediction/surface.h"
 
 namespace credence {
@@ -52,6 +53,7 @@ class Evaluator {
         members_(parts.posterior.plan().members) {
     using Content = PredictionSums::Content;
     add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), draw_subjects_);
+    if (!options.checks.empty()) add_replicates();
     add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), mean_subjects_);
     if (parts.ood != nullptr) {
       add(*parts.ood, ood_.emplace_back(sums_for(*parts.ood, Content::inputs_only)), draw_subjects_);
@@ -104,6 +106,11 @@ class Evaluator {
     if (predictive.classes) evaluation.reliability = reliability(*predictive.classes, options_.ece_bins);
     if (surface_) evaluation.surface = surface();
     if (training_) evaluation.elbo = elbo();
+    if (replicated_) {
+      evaluation.checks = replicated_->checks(
+          options_.checks, predictive.classes ? predictive.classes->predicted : std::vector<std::int64_t>{},
+          communicator);
+    }
     evaluation.classes = std::move(predictive.classes);
     evaluation.regression = std::move(predictive.regression);
     return evaluation;
@@ -116,6 +123,15 @@ class Evaluator {
   }
   void add(const DataSource& source, PredictionSums& sums, std::vector<Subject>& subjects) const {
     subjects.push_back({source, share_of(source), [&sums](const BlockOutputs& outputs) { sums.add(outputs); }});
+  }
+
+  /// One replicate a draw, or all of them under the only one.
+  void add_replicates() {
+    replicated_.emplace(parts_.likelihood, share_of(parts_.source), options_.seed, options_.samples);
+    draw_subjects_.back().take = [this](const BlockOutputs& outputs) {
+      test_[0].add(outputs);
+      for (int i = outputs.draw; i < options_.samples; i += draws_) replicated_->add(outputs, i);
+    };
   }
 
   Surface surface() const {
@@ -165,6 +181,7 @@ class Evaluator {
   std::optional<InputGrid> grid_;
   std::optional<PredictionSums> surface_;
   std::optional<LikelihoodTotals> training_;
+  std::optional<ReplicatedData> replicated_;
   std::vector<Subject> draw_subjects_, mean_subjects_;
 };
 

@@ -16,8 +16,9 @@ struct EvaluationOptions {
   std::uint64_t seed = 0;    // of the run; draws are those of Purpose::prediction
   std::int64_t block = 256;  // examples that pass the network together; part of the numbers' last bits
   int ece_bins = 15;
-  bool keep_probabilities = false;  // ClassPredictions::probabilities, [N, C] doubles on every rank
-  bool surface = true;              // where inputs and classes allow one
+  bool keep_probabilities = false;     // ClassPredictions::probabilities, [N, C] doubles on every rank
+  bool surface = true;                 // where inputs and classes allow one
+  std::vector<Statistic> checks = {};  // posterior predictive checks, with `samples` replicated datasets
 };
 
 /// `network` is bound to `posterior.weights()` afterwards, also after an error. Every rank opens the same sources.
@@ -38,7 +39,8 @@ struct EvaluationParts {
 ///
 /// A draw of all weights costs as much as a small batch, so draws are the outer loop and examples pass under each; only
 /// running sums are kept. Memory: 8 bytes times this rank's examples times (classes + 4), plus 60 bytes for every
-/// example, whatever the number of draws. Mutual information: Houlsby et al. 2011, eq. 2.
+/// example, whatever the number of draws; but 16 bytes times draws for every real-valued target (Mixtures), and 4 times
+/// draws for every label that is checked. Mutual information: Houlsby et al. 2011, eq. 2.
 ///
 /// UserError where sources do not fit the network, DataError where they cannot be read, NumericalError naming the
 /// example whose output is not finite; all ranks throw alike.

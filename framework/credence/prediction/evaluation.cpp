@@ -23,6 +23,15 @@ nlohmann::json to_json(const Evaluation& evaluation) {
     if (estimate->kl) elbo["kl"] = *estimate->kl;
     if (estimate->elbo) elbo["elbo"] = *estimate->elbo;
   }
+  for (const PredictiveCheck& check : evaluation.checks) {
+    nlohmann::json& entry = json["checks"].emplace_back();
+    entry = {{"statistic", name_of(check.statistic)},
+             {"observed", check.observed},
+             {"replicated_mean", check.replicated_mean},
+             {"tail_probability", check.tail_probability}};
+    if (check.column) entry["column"] = *check.column;
+    if (check.replicated_stddev) entry["replicated_stddev"] = *check.replicated_stddev;
+  }
   return json;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "credence/prediction/metrics.h"
+#include "credence/prediction/statistics.h"
 
 namespace credence {
 
@@ -39,10 +40,13 @@ struct Evaluation {
   std::vector<double> ood_entropy;  // nats, of the out-of-distribution examples; empty without
   Reliability reliability;          // of `classes`
   std::optional<Surface> surface;   // two classes of two-dimensional inputs
+  std::vector<PredictiveCheck> checks;
 };
 
-/// Stable names: accuracy, nll, ece, brier, entropy, mutual_information, ood_auroc, rmse, scale, samples, examples; the
-/// same at the posterior mean under "mean"; and "elbo": {elbo, elbo_standard_error, expected_log_likelihood, kl}.
+/// Stable names: accuracy, nll, ece, brier, entropy, mutual_information, ood_auroc, rmse, scale, aleatoric_scale,
+/// epistemic_scale, coverage_90, interval_width_90, samples, examples; the same at the posterior mean under "mean";
+/// "elbo": {elbo, elbo_standard_error, expected_log_likelihood, kl}; and "checks": [{statistic, column, observed,
+/// replicated_mean, replicated_stddev, tail_probability}].
 /// What is not defined is absent.
 nlohmann::json to_json(const Evaluation& evaluation);
 

@@ -15,6 +15,14 @@ std::size_t bin_of(double confidence, std::size_t bins) {
   return static_cast<std::size_t>(std::clamp(upper, 1.0, static_cast<double>(bins))) - 1;
 }
 
+/// Empty where it is infinite.
+std::optional<double> root_mean_square(std::span<const double> values) {
+  std::vector<double> squares(values.begin(), values.end());
+  for (double& value : squares) value *= value;
+  const double result = std::sqrt(ordered_mean(squares));
+  return std::isfinite(result) ? std::optional(result) : std::nullopt;
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, double>> Metrics::defined() const {
@@ -31,6 +39,10 @@ std::vector<std::pair<std::string, double>> Metrics::defined() const {
   add("ood_auroc", ood_auroc);
   add("rmse", rmse);
   add("scale", scale);
+  add("aleatoric_scale", aleatoric_scale);
+  add("epistemic_scale", epistemic_scale);
+  add("coverage_90", coverage_90);
+  add("interval_width_90", interval_width_90);
   return result;
 }
 
@@ -121,17 +133,23 @@ Metrics classification_metrics(const ClassPredictions& predictions, int bins) {
 }
 
 Metrics regression_metrics(const RegressionPredictions& predictions) {
-  std::vector<double> squared_errors(predictions.mean.size());
-  std::vector<double> variances(predictions.scale.size());
+  std::vector<double> errors(predictions.mean.size());
+  std::vector<double> covered(predictions.mean.size());
+  std::vector<double> widths(predictions.mean.size());
   for (std::size_t i = 0; i < predictions.mean.size(); ++i) {
-    const double error = predictions.mean[i] - predictions.targets[i];
-    squared_errors[i] = error * error;
-    variances[i] = predictions.scale[i] * predictions.scale[i];
+    const double target = predictions.targets[i];
+    errors[i] = predictions.mean[i] - target;
+    covered[i] = predictions.lower[i] <= target && target <= predictions.upper[i] ? 1.0 : 0.0;
+    widths[i] = predictions.upper[i] - predictions.lower[i];
   }
   Metrics metrics;
   metrics.nll = -ordered_mean(predictions.log_likelihood);
-  metrics.rmse = std::sqrt(ordered_mean(squared_errors));
-  metrics.scale = std::sqrt(ordered_mean(variances));
+  metrics.rmse = root_mean_square(errors);
+  metrics.scale = root_mean_square(predictions.scale);
+  metrics.aleatoric_scale = root_mean_square(predictions.aleatoric_scale);
+  metrics.epistemic_scale = root_mean_square(predictions.epistemic_scale);
+  metrics.coverage_90 = ordered_mean(covered);
+  metrics.interval_width_90 = ordered_mean(widths);
   return metrics;
 }
 

@@ -21,6 +21,11 @@ struct Metrics {
   std::optional<double> ood_auroc;           // of telling out-of-distribution data by their entropy
   std::optional<double> rmse;                // of the predictive mean, in the targets' units
   std::optional<double> scale;               // root mean square predictive standard deviation, noise included
+  // The two parts of scale^2, as standard deviations again: noise that remains with known weights (mean of variances),
+  // and what more data could remove (variance of means).
+  std::optional<double> aleatoric_scale, epistemic_scale;
+  std::optional<double> coverage_90;        // fraction of targets inside their central 90 % predictive interval
+  std::optional<double> interval_width_90;  // mean width of that interval, in the targets' units
 
   /// Name and value of those that are defined; names as in JSON and files.
   std::vector<std::pair<std::string, double>> defined() const;
@@ -49,7 +54,12 @@ struct RegressionPredictions {
   std::vector<double> mean;            // [N, D]
   std::vector<double> scale;           // [N, D] predictive standard deviation, observation noise included
   std::vector<double> log_likelihood;  // [N], nats
+  std::vector<double> aleatoric_scale, epistemic_scale;  // [N, D], scale^2 is the sum of their squares
+  std::vector<double> lower, upper;                      // [N, D] ends of the central predictive interval
 };
+
+/// Of the predictive intervals that are reported.
+inline constexpr double kIntervalProbability = 0.9;
 
 /// Examples by confidence, in equal-width bins ((b / B, (b + 1) / B]).
 struct Reliability {
@@ -73,6 +83,7 @@ double area_under_roc(std::span<const double> negatives, std::span<const double>
 
 /// All but ood_auroc; `bins` for the calibration error. `samples` is left to the caller.
 Metrics classification_metrics(const ClassPredictions& predictions, int bins);
+/// What is infinite (the scale of Student's t with dof <= 2) stays empty.
 Metrics regression_metrics(const RegressionPredictions& predictions);
 
 }  // namespace credence

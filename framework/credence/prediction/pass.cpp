@@ -39,9 +39,9 @@ void pass(const PassParts& parts, int draw, std::span<const Subject> subjects) {
       subject.source.read(indices, batch);
       seed_module(parts.seed, draw, block);
       torch::Tensor outputs = parts.network.forward(input_tensor(batch, subject.source.spec(), parts.network));
-      require(outputs.dim() == 2 && outputs.size(0) == batch.size && outputs.size(1) == output_size(parts.likelihood),
+      require(outputs.dim() == 2 && outputs.size(0) == batch.size && outputs.size(1) == columns_read(parts.likelihood),
               "the network gives {} values for {} examples where the likelihood needs {} for each", outputs.numel(),
-              batch.size, output_size(parts.likelihood));
+              batch.size, columns_read(parts.likelihood));
       subject.take({draw, block, share.begin(block) - share.first_row(), std::move(outputs), batch});
       parts.communicator.progress();
     }

@@ -152,6 +152,10 @@ void write_regression(NewFile& file, const RegressionPredictions& regression) {
   file.dataset("regression/targets", regression.targets, shape);
   file.dataset("regression/mean", regression.mean, shape);
   file.dataset("regression/scale", regression.scale, shape);
+  file.dataset("regression/aleatoric_scale", regression.aleatoric_scale, shape);
+  file.dataset("regression/epistemic_scale", regression.epistemic_scale, shape);
+  file.dataset("regression/lower", regression.lower, shape);
+  file.dataset("regression/upper", regression.upper, shape);
   file.dataset("regression/log_likelihood", regression.log_likelihood);
 }
 

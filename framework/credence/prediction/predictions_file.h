@@ -21,7 +21,8 @@ namespace credence {
 ///     /surface/{x,y}                     [W], [H]
 ///     /surface/{probability,label_stddev,probability_stddev}   [H, W]
 ///     /surface/points                    [N, 2] the evaluated inputs
-///     /regression/{targets,mean,scale,log_likelihood}   [N, D], and [N]
+///     /regression/{targets,mean,scale,aleatoric_scale,epistemic_scale,lower,upper}   [N, D]; see RegressionPredictions
+///     /regression/log_likelihood         [N]
 void write_predictions(const std::filesystem::path& file, const Evaluation& evaluation, const DataSource& source);
 
 }  // namespace credence

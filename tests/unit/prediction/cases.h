@@ -46,9 +46,10 @@ struct Model {
   Model(const std::string& network_spec, const std::string& likelihood_spec, const ExampleSpec& examples,
         const Options& options = {})
       : likelihood(parse_likelihood(likelihood_spec, examples)),
-        network(build_module(network_spec, examples, output_size(likelihood), 3), options.dtype),
+        network(build_module(network_spec, examples, output_size(likelihood), 3), options.dtype, torch::kCPU,
+                initial_raw_scales(likelihood)),
         posterior(plan_posterior(network.layout(), parse_families({options.posterior}),
-                                TensorRules<Prior>{NormalPrior{options.prior_scale}, {}, {}}),
+                                 TensorRules<Prior>{NormalPrior{options.prior_scale}, {}, {}}),
                   network.values(), options.initial_scale, 1) {
     network.bind(posterior.weights());
   }

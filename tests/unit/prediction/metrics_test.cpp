@@ -9,7 +9,9 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "credence/base/errors.h"
 #include "credence/prediction/running_sums.h"
+#include "credence/prediction/statistics.h"
 
 namespace credence {
 namespace {
@@ -118,6 +120,53 @@ TEST(Entropy, IsThatOfTheDistribution) {
   EXPECT_DOUBLE_EQ(entropy_nats(std::vector{0.25, 0.25, 0.25, 0.25}), std::log(4.0));
   EXPECT_EQ(entropy_nats(std::vector{0.0, 1.0}), 0.0);
   EXPECT_TRUE(std::isnan(entropy_nats(std::vector{0.5, std::nan("")})));
+}
+
+TEST(RegressionMetrics, AreOfEveryTarget) {
+  RegressionPredictions predictions;
+  predictions.targets = {1.0, 2.0, 3.0, 4.0};
+  predictions.mean = {1.0, 4.0, 3.0, 4.0};
+  predictions.lower = {1.0, 3.0, 0.0, 4.5};  // a border is inside
+  predictions.upper = {2.0, 4.0, 3.0, 5.5};
+  predictions.aleatoric_scale = {3.0, 3.0, 3.0, 3.0};
+  predictions.epistemic_scale = {4.0, 4.0, 4.0, 4.0};
+  predictions.scale = {5.0, 5.0, 5.0, 5.0};
+  predictions.log_likelihood = {-1.0, -2.0, -3.0, -4.0};
+  Metrics metrics = regression_metrics(predictions);
+  EXPECT_EQ(*metrics.coverage_90, 0.5);
+  EXPECT_EQ(*metrics.interval_width_90, 6.0 / 4.0);
+  EXPECT_EQ(*metrics.rmse, 1.0);
+  EXPECT_EQ(*metrics.nll, 2.5);
+  EXPECT_EQ(*metrics.aleatoric_scale, 3.0);
+  EXPECT_EQ(*metrics.epistemic_scale, 4.0);
+  EXPECT_EQ(*metrics.scale, 5.0);
+  predictions.aleatoric_scale[2] = predictions.scale[2] = INFINITY;
+  metrics = regression_metrics(predictions);
+  EXPECT_FALSE(metrics.scale || metrics.aleatoric_scale);
+  EXPECT_TRUE(metrics.epistemic_scale);
+}
+
+TEST(Statistics, AreNamedOnceAndFitThePredictions) {
+  EXPECT_THAT(parse_statistics("variance,mean", false), ElementsAre(Statistic::variance, Statistic::mean));
+  EXPECT_THAT(parse_statistics("class-entropy", true), ElementsAre(Statistic::class_entropy));
+  for (const auto& [text, classes] : std::vector<std::pair<const char*, bool>>{{"", false},
+                                                                               {"mean,mean", false},
+                                                                               {"median", false},
+                                                                               {"accuracy", false},
+                                                                               {"mean", true},
+                                                                               {"mean,", false}}) {
+    EXPECT_THROW(parse_statistics(text, classes), UserError) << text;
+  }
+}
+
+TEST(Statistics, TailsCountTiesAndAreOfTheObserved) {
+  const PredictiveCheck check = compare(Statistic::maximum, std::vector{1.0, 2.0, 3.0, 6.0}, 2.0);
+  EXPECT_EQ(check.observed, 2.0);
+  EXPECT_EQ(check.replicated_mean, 3.0);
+  EXPECT_NEAR(*check.replicated_stddev, std::sqrt(14.0 / 3.0), 1e-15);
+  EXPECT_EQ(check.tail_probability, 0.75);
+  EXPECT_FALSE(compare(Statistic::mean, std::vector{1.0}, 2.0).replicated_stddev);
+  EXPECT_THROW(compare(Statistic::mean, std::vector{1.0, std::nan("")}, 2.0), NumericalError);
 }
 
 TEST(OrderedMean, TakesEveryValueOnce) {

@@ -152,12 +152,17 @@ TEST_F(PredictionsFile, HoldsSurfacesWithTheirPointsAndRegressions) {
   Evaluation evaluation;
   evaluation.examples = 2;
   evaluation.surface = Surface{{0, 1, 2}, {10, 11}, {1, 2, 3, 4, 5, 6}, {1, 2, 3, 4, 5, 6}, {6, 5, 4, 3, 2, 1}};
-  evaluation.regression = RegressionPredictions{1, {5, 6}, {5.5, 6.5}, {1, 1}, {-1, -2}};
+  evaluation.regression =
+      RegressionPredictions{1, {5, 6}, {5.5, 6.5}, {1, 1}, {-1, -2}, {0.6, 0.6}, {0.8, 0.8}, {3, 4}, {7, 8}};
   write_predictions(file_, evaluation, MemorySource(data));
   EXPECT_THAT(read<double>(file_, "surface/probability_stddev").second, ElementsAre(2, 3));
   EXPECT_THAT(read<float>(file_, "surface/points").first, ElementsAre(1, 2, 3, 4));
   EXPECT_THAT(read<double>(file_, "regression/mean").first, ElementsAre(5.5, 6.5));
   EXPECT_THAT(read<double>(file_, "regression/mean").second, ElementsAre(2, 1));
+  EXPECT_THAT(read<double>(file_, "regression/aleatoric_scale").first, ElementsAre(0.6, 0.6));
+  EXPECT_THAT(read<double>(file_, "regression/epistemic_scale").first, ElementsAre(0.8, 0.8));
+  EXPECT_THAT(read<double>(file_, "regression/lower").first, ElementsAre(3, 4));
+  EXPECT_THAT(read<double>(file_, "regression/upper").first, ElementsAre(7, 8));
 }
 
 }  // namespace
