@@ -92,7 +92,7 @@ TEST(ObservationModel, QuantilesOfExtremesEnd) {
 /// Largest distance between the samples' distribution function and the model's exceeds c / sqrt(n) with probability at
 /// most 2 exp(-2 c^2) (Massart 1990): 1e-6 for c = 2.69. Float32 normals are within 1e-6 of normal ones.
 TEST(ObservationModel, SamplesFollowTheirDistribution) {
-  const std::int64_t n = 20000;
+  const std::int64_t n = 100000;
   for (const auto& [spec, at] : std::vector<std::pair<const char*, Observation>>{{"gaussian:2", {0.7, 2.0}},
                                                                                  {"student-t:1.5", {-3.0, 0.4}},
                                                                                  {"student-t:30", {5.0, 4.0}},
