@@ -205,6 +205,18 @@ void log_resumption(const Start& start, const OptionValues& given, const Checkpo
   }
 }
 
+/// Two checkpoints must fit, the one before being kept until the next is whole: better known now than after hours.
+void require_space(const RunState& state, const RunIdentity& identity, const fs::path& directory) {
+  std::uintmax_t bytes = 0;
+  for (const ArrayView& array : take_snapshot(state, identity).contents.arrays) bytes += array.bytes();
+  std::error_code error;
+  const fs::space_info space = fs::space(directory, error);
+  if (error || space.available >= 2 * bytes) return;
+  throw StorageError(fmt::format(
+      "{} has {:.1f} MB free, and two checkpoints of this run need {:.1f} MB; free some, or give another --out",
+      directory.string(), static_cast<double>(space.available) / 1e6, 2e-6 * static_cast<double>(bytes)));
+}
+
 nlohmann::json summary(const RunState& state, Outcome outcome, const fs::path& directory) {
   const auto last = [&](const char* column) {
     const auto& values = state.history.column(column);
@@ -288,7 +300,9 @@ int run_train(const CommandContext& context) {
   }
   start.checkpoint.reset();
   collectively(*control, [&] {
-    if (session.rank() == 0) write_text_file(start.directory / "config.ini", to_ini(start.values, true));
+    if (session.rank() != 0) return;
+    require_space(state, identity, start.directory);
+    write_text_file(start.directory / "config.ini", to_ini(start.values, true));
   });
   write_status(session, {{"status", "running"},
                          {"host", host_name()},

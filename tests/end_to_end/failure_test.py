@@ -1,5 +1,6 @@
 """What breaks while training: lost and stopped ranks, damaged checkpoints, full disks, two jobs on one directory."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -97,22 +98,26 @@ class Directory(RunTest):
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], capture_output=True).returncode != 0:
             self.fail("a small file system cannot be mounted: this test needs root")
         self.addCleanup(subprocess.run, ["umount", mount])
-        options = ("train", "--data", "moons", "--network", "mlp:50,50", "--likelihood", "bernoulli", "--steps", 400,
+        options = ("train", "--data", "moons", "--network", "mlp:50,50", "--likelihood", "bernoulli", "--steps", 1000000,
                    "--shards", 2, "--checkpoint-every", 20, "--progress", "none", "--out", mount / "run")
-        self.succeed(*options[:8], 20, *options[9:])
-        before = {file.name: file.read_bytes() for file in checkpoints(mount / "run")}
+        process = start(*options, ranks=2)
+        wait_until(lambda: len(checkpoints(mount / "run")) >= 2, "two checkpoints")
         filler = os.open(mount / "filler", os.O_WRONLY | os.O_CREAT)
-        try:
-            while True:
+        while process.poll() is None:
+            # A checkpoint that is pruned makes room again: taken until saving has failed three times.
+            with contextlib.suppress(OSError):
                 os.write(filler, b"x" * 4096)
-        except OSError:
-            os.close(filler)
-        result = run(*options, ranks=2)
+        os.close(filler)
+        result = finish(process)
         self.assertEqual(result.code, 74, result)
-        self.assertEqual({file.name: file.read_bytes() for file in checkpoints(mount / "run")}, before)
+        self.assertIn("3 checkpoints in a row could not be saved", result.stderr)
         self.assertEqual(list((mount / "run").glob("*.tmp*")), [])
+        before = {file.name: file.read_bytes() for file in checkpoints(mount / "run")}
+        self.assert_refused(run(*options, ranks=2), 74, "MB free", "--out")
+        self.assertEqual({file.name: file.read_bytes() for file in checkpoints(mount / "run")}, before)
         os.remove(mount / "filler")
-        self.succeed(*options, ranks=2)
+        step = int(sorted(before)[-1].split("-")[1].split(".")[0])
+        self.run_with_code(75, *options, "--stop-after", step + 1, ranks=2)
 
 
 class DamagedCheckpoints(RunTest):

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "credence/base/errors.h"
+#include "credence/base/log.h"
 #include "credence/data/csv_layout.h"
 #include "credence/data/input_file.h"
 #include "credence/data/memory_source.h"
@@ -109,6 +110,9 @@ std::unique_ptr<DataSource> read_csv(const std::filesystem::path& path, Split sp
   if (table.features.empty())
     throw DataError(layout.has_split ? fmt::format("{} holds no row whose split is {}", file, name_of(split))
                                      : fmt::format("{} holds a header, but no rows", file));
+  if (split == Split::test && !layout.has_split) {
+    log_warning("{} has no column 'split': all of its rows are evaluated, those of training too", file);
+  }
 
   MemoryData data;
   data.spec.input_shape = {layout.features};
