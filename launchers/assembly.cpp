@@ -124,8 +124,10 @@ void resolve(OptionValues& values, const ExampleSpec& examples, const Machine& m
     if (values.text(name).empty()) values.set(name, {value});
   };
   settle("likelihood", examples.classes > 0 ? "categorical" : "gaussian:1");
-  settle("lr", values.text("optimizer") == "sgd" ? "0.1" : "5e-3");
+  const std::string optimizer = values.text("optimizer");
+  settle("lr", optimizer == "sgd" ? "0.1" : optimizer == "ivon" ? "0.5" : optimizer == "lars" ? "5" : "5e-3");
   settle("scale-lr", values.text("lr"));
+  settle("beta2", optimizer == "ivon" ? "0.99999" : "0.999");
   settle("reduction", machine.nccl ? "fast" : "tree");
   const std::string reduction = values.text("reduction");
   const std::vector<std::string> known = {"tree", "fast"};
@@ -184,18 +186,31 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
   return model;
 }
 
-OptimizerOptions optimizer_options(const OptionValues& values) {
+OptimizerOptions optimizer_options(const OptionValues& values, const Objective& objective) {
+  using enum kernels::Rule;
+  const std::vector<std::string> known = {"adam", "sgd", "ivon", "lars"};
+  constexpr kernels::Rule rules[] = {adam, sgd, ivon, lars};
   const std::string name = values.text("optimizer");
-  const std::vector<std::string> known = {"adam", "sgd"};
-  if (std::find(known.begin(), known.end(), name) == known.end()) refuse_unknown("optimizer", name, known);
+  const auto found = std::find(known.begin(), known.end(), name);
+  if (found == known.end()) refuse_unknown("optimizer", name, known);
   OptimizerOptions options;
-  options.rule = name == "adam" ? kernels::Rule::adam : kernels::Rule::sgd;
+  options.rule = rules[found - known.begin()];
+  if (options.rule == ivon) {
+    require(values.number("initial-scale") == parse_number(std::string(find_option("initial-scale")->fallback), ""),
+            "--optimizer ivon derives the first scales from --hess-init; give that instead of --initial-scale");
+    require(values.number("scale-lr") == values.number("lr"),
+            "--optimizer ivon has no learning rate of scales, they follow from its Hessian; leave --scale-lr out");
+  }
   options.learning_rate = in_range(values, "lr", 0.0, 1e30);
   options.scale_learning_rate = in_range(values, "scale-lr", 0.0, 1e30);
-  options.beta1 = in_range(values, name == "adam" ? "beta1" : "momentum", 0.0, 0.999999999);
+  options.beta1 = in_range(values, name == "adam" || name == "ivon" ? "beta1" : "momentum", 0.0, 0.999999999);
   options.beta2 = in_range(values, "beta2", 0.0, 0.999999999);
   options.epsilon = in_range(values, "epsilon", 0.0, 1.0);
   if (const double clip = in_range(values, "clip-norm", 0.0, 1e30); clip > 0.0) options.clip_norm = clip;
+  options.hess_init = in_range(values, "hess-init", 1e-30, 1e30);
+  if (const double clip = in_range(values, "clip-radius", 0.0, 1e30); clip > 0.0) options.clip_radius = clip;
+  options.trust = in_range(values, "lars-trust", 0.0, 1e30);
+  options.objective = objective;
   return options;
 }
 

@@ -37,7 +37,8 @@ std::unique_ptr<Communicator> make_control_communicator(const OptionValues& valu
 std::unique_ptr<Communicator> make_training_communicator(const OptionValues& values, const Machine& machine,
                                                          MpiSession& session);
 
-/// Fills in what depends on data, machine and number of ranks: likelihood, lr, scale-lr, shards, reduction.
+/// Fills in what depends on data, machine and number of ranks: likelihood, lr, scale-lr,
+/// beta2, shards, reduction.
 void resolve(OptionValues& values, const ExampleSpec& examples, const Machine& machine, int ranks);
 
 struct Model {
@@ -50,7 +51,7 @@ struct Model {
 Model build_model(const OptionValues& values, const ExampleSpec& examples, const Machine& machine,
                   const ModelOrigin& origin);
 
-OptimizerOptions optimizer_options(const OptionValues& values);
+OptimizerOptions optimizer_options(const OptionValues& values, const Objective& objective);
 ReparameterizedEstimator::Options estimator_options(const OptionValues& values, const Machine& machine);
 
 /// A checkpoint with the model it describes, for prediction.

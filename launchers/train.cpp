@@ -270,7 +270,14 @@ int run_train(const CommandContext& context) {
   const std::int64_t total_steps = planned_steps(start.values, plan);
 
   Model model = build_model(start.values, source->spec(), machine, {start.resumed, start.checkpoint.get()});
-  Optimizer optimizer(*model.posterior, optimizer_options(start.values));
+  const Augmentation augmentation = Augmentation::parse(start.values.text("augment"));
+  const Objective objective{
+      .dataset_size = source->size(),
+      .kl_weight = start.values.number("kl-weight"),
+      .temperature = start.values.number("temperature"),
+      .warmup_steps = std::llround(start.values.number("kl-warmup") * static_cast<double>(total_steps)),
+      .is_bound = !augmentation.enabled()};
+  Optimizer optimizer(*model.posterior, optimizer_options(start.values, objective));
   RunIdentity identity{.config = to_ini(start.values, false),
                        .seed = static_cast<std::uint64_t>(start.values.integer("seed")),
                        .shards = plan.shards(),
@@ -280,7 +287,6 @@ int run_train(const CommandContext& context) {
                        .threads = machine.threads,
                        .bound = describe_bound(model.posterior->plan()),
                        .examples = source->spec()};
-  const Augmentation augmentation = Augmentation::parse(start.values.text("augment"));
   if (augmentation.enabled()) identity.bound = "none: augmentation is another likelihood than that of the data";
 
   RunState state{*model.network, *model.posterior, optimizer, {}, 0, 0.0, false};
@@ -330,11 +336,7 @@ int run_train(const CommandContext& context) {
       .checkpoint_every = every > 0 ? every : std::max<std::int64_t>(std::llround(steps_per_epoch), 1),
       .keep = static_cast<int>(keep),
       .stop_after = start.values.integer("stop-after"),
-      .objective = {.dataset_size = source->size(),
-                    .kl_weight = start.values.number("kl-weight"),
-                    .temperature = start.values.number("temperature"),
-                    .warmup_steps = std::llround(start.values.number("kl-warmup") * static_cast<double>(total_steps)),
-                    .is_bound = !augmentation.enabled()},
+      .objective = objective,
       .schedule = parse_schedule(start.values.text("lr-schedule")),
       .lr_warmup_steps = std::llround(start.values.number("lr-warmup") * steps_per_epoch)};
   Progress progress({.mode = start.values.text("progress"),

@@ -166,24 +166,30 @@ __device__ __forceinline__ void apply_rule(const StepConstants<float>& step, flo
     float v = *second;
     Formula::adam(step, step_size, gradient, value, m, v);
     *second = v;
-  } else {
+  } else if constexpr (kRule == Rule::sgd) {
     Formula::sgd(step, step_size, gradient, value, m);
+  } else {
+    Formula::lars(step, step_size, gradient, value, m);
   }
   *first = m;
 }
+
+/// Sums that a rule takes: the first so many of SegmentSums; the others are zero.
+template <Rule kRule>
+constexpr int kTakenSums = kRule == Rule::lars ? kSums : 3;
 
 /// One element: terms of its three sums, and its update.
 template <Rule kRule>
 __device__ __forceinline__ void update_element(const UpdateArguments& a, const DeviceSegment& segment,
                                                std::int64_t element, float gradient, float eps, float next_eps,
-                                               float (&terms)[kSums]) {
-  float mean = a.mean[element], raw = 0.0f, scale = 0.0f, raw_gradient = 0.0f;
+                                               float (&terms)[kTakenSums<kRule>]) {
+  float mean = a.mean[element], raw = 0.0f, scale = 0.0f, raw_gradient = 0.0f, scaled_gradient = 0.0f;
   const float mean_gradient = Formula::mean_gradient(a.step, segment.constants, mean, gradient);
   terms[0] = 0.0f;
   if (segment.gaussian) {
     raw = a.raw_scale[element];
     const Formula::Scale scale_and_slopes = Formula::scale_and_slopes(raw);
-    float scaled_gradient = eps * gradient;
+    scaled_gradient = eps * gradient;
     if (a.scaled_gradient != nullptr) {
       scaled_gradient = a.scaled_gradient[element];
     } else if (segment.gradient == nullptr) {
@@ -195,23 +201,45 @@ __device__ __forceinline__ void update_element(const UpdateArguments& a, const D
   }
   terms[1] = Formula::squared_deviation(segment.constants, mean, scale);
   terms[2] = Formula::squared_gradient(mean_gradient, raw_gradient);
-  if (!a.write) return;
-  apply_rule<kRule>(a.step, a.step.mean_step, mean_gradient, mean, a.mean_first + element, a.mean_second + element);
-  a.mean[element] = mean;
-  if (segment.gaussian) {
-    apply_rule<kRule>(a.step, a.step.scale_step, raw_gradient, raw, a.scale_first + element, a.scale_second + element);
-    a.raw_scale[element] = raw;
+  if constexpr (kRule == Rule::lars) {
+    const float likelihood_gradient = gradient * a.step.gradient_multiplier;
+    terms[3] = mean * mean;
+    terms[4] = likelihood_gradient * likelihood_gradient;
+    terms[5] = raw_gradient * raw_gradient;
   }
+  if (!a.write) return;
+  if constexpr (kRule == Rule::ivon) {
+    if (segment.gaussian) {
+      Formula::IvonState state{mean, raw, a.mean_first[element], a.scale_first[element]};
+      Formula::ivon(a.step, segment.constants, scale, gradient, scaled_gradient, state);
+      mean = state.mean;
+      raw = state.raw;
+      a.mean_first[element] = state.momentum;
+      a.scale_first[element] = state.hessian;
+    } else {
+      Formula::ivon_point(a.step, segment.constants, gradient, mean, a.mean_first[element]);
+    }
+  } else {
+    apply_rule<kRule>(a.step, a.step.mean_step * segment.constants.mean_rate, mean_gradient, mean,
+                      a.mean_first + element, a.mean_second + element);
+    if (segment.gaussian) {
+      apply_rule<kRule>(a.step, a.step.scale_step * segment.constants.scale_rate, raw_gradient, raw,
+                        a.scale_first + element, a.scale_second + element);
+    }
+  }
+  a.mean[element] = mean;
+  if (segment.gaussian) a.raw_scale[element] = raw;
   if (a.next_weights != nullptr) {
     a.next_weights[element] = segment.gaussian ? Formula::draw(mean, raw, next_eps) : mean;
   }
 }
 
 /// Adds the block's terms over the virtual lanes in element order, then the lanes in the tree of combine_lanes().
-__device__ __forceinline__ void sum_block(const float (&terms)[kSums][kBlock], double* block_sums) {
-  __shared__ double lanes[kSums][kLanes];
+template <int kTaken>
+__device__ __forceinline__ void sum_block(const float (&terms)[kTaken][kBlock], double* block_sums) {
+  __shared__ double lanes[kTaken][kLanes];
   const int sum = static_cast<int>(threadIdx.x) / kLanes, lane = static_cast<int>(threadIdx.x) % kLanes;
-  const bool active = sum < kSums;
+  const bool active = sum < kTaken;
   __syncthreads();
   if (active) {
     double total = 0.0;
@@ -224,12 +252,15 @@ __device__ __forceinline__ void sum_block(const float (&terms)[kSums][kBlock], d
     if (active && lane < half) lanes[sum][lane] += lanes[sum][lane + half];
     __syncthreads();
   }
-  if (active && lane == 0) block_sums[static_cast<std::int64_t>(blockIdx.x) * kSums + sum] = lanes[sum][0];
+  if (sum < kSums && lane == 0) {
+    block_sums[static_cast<std::int64_t>(blockIdx.x) * kSums + sum] = active ? lanes[sum][0] : 0.0;
+  }
 }
 
 template <Rule kRule>
 __global__ void __launch_bounds__(kThreads) update_kernel(SegmentTable table, UpdateArguments a, double* block_sums) {
-  __shared__ float terms[kSums][kBlock];
+  constexpr int kTaken = kTakenSums<kRule>;
+  __shared__ float terms[kTaken][kBlock];
   const Place place = place_of(table);
   const DeviceSegment& segment = place.segment;
   const std::int64_t element = segment.offset + place.begin;
@@ -241,12 +272,12 @@ __global__ void __launch_bounds__(kThreads) update_kernel(SegmentTable table, Up
 #pragma unroll
   for (int w = 0; w < kWordsPerThread; ++w) {
     const int i = index_in_block(w);
-    float element_terms[kSums] = {};  // elements past the end add +0, which changes no sum
+    float element_terms[kTaken] = {};  // elements past the end add +0, which changes no sum
     if (place.begin + i < segment.count) {
       const float gradient = segment.gradient == nullptr ? 0.0f : segment.gradient[place.begin + i];
       update_element<kRule>(a, segment, element + i, gradient, eps[w], next_eps[w], element_terms);
     }
-    for (int sum = 0; sum < kSums; ++sum) terms[sum][i] = element_terms[sum];
+    for (int sum = 0; sum < kTaken; ++sum) terms[sum][i] = element_terms[sum];
   }
   sum_block(terms, block_sums);
 }
@@ -279,10 +310,19 @@ cudaError_t launch_add(unsigned blocks, cudaStream_t stream, std::int64_t count,
 
 cudaError_t launch_update(unsigned blocks, cudaStream_t stream, Rule rule, const SegmentTable& table,
                           const UpdateArguments& arguments, double* block_sums) {
-  if (rule == Rule::adam) {
-    update_kernel<Rule::adam><<<blocks, kThreads, 0, stream>>>(table, arguments, block_sums);
-  } else {
-    update_kernel<Rule::sgd><<<blocks, kThreads, 0, stream>>>(table, arguments, block_sums);
+  switch (rule) {
+    case Rule::adam:
+      update_kernel<Rule::adam><<<blocks, kThreads, 0, stream>>>(table, arguments, block_sums);
+      break;
+    case Rule::sgd:
+      update_kernel<Rule::sgd><<<blocks, kThreads, 0, stream>>>(table, arguments, block_sums);
+      break;
+    case Rule::ivon:
+      update_kernel<Rule::ivon><<<blocks, kThreads, 0, stream>>>(table, arguments, block_sums);
+      break;
+    case Rule::lars:
+      update_kernel<Rule::lars><<<blocks, kThreads, 0, stream>>>(table, arguments, block_sums);
+      break;
   }
   return cudaGetLastError();
 }

@@ -67,6 +67,8 @@ class DeviceTable {
     const std::size_t segments = plan.segments().size();
     const std::size_t segment_bytes = segments * sizeof(cuda::DeviceSegment);
     std::vector<std::byte> bytes(segment_bytes + plan.first_blocks().size_bytes());
+    const auto constants = all_segment_constants<float>(plan.segments(), rule);
+    static_assert(sizeof(SegmentConstants<float>) == 5 * sizeof(float));  // no padding of its own
     for (std::size_t s = 0; s < segments; ++s) {
       const Segment& segment = plan.segments()[s];
       cuda::DeviceSegment entry;
@@ -74,9 +76,7 @@ class DeviceTable {
       entry.offset = segment.offset;
       entry.count = segment.count;
       entry.gradient = gradients.empty() ? nullptr : gradients[s];
-      const auto constants = segment_constants<float>(segment, rule);
-      entry.constants.prior_mean = constants.prior_mean;
-      entry.constants.prior_curvature = constants.prior_curvature;
+      entry.constants = constants[s];
       entry.gaussian = segment.gaussian;
       std::memcpy(bytes.data() + s * sizeof(cuda::DeviceSegment), &entry, sizeof(entry));
     }

@@ -41,7 +41,7 @@ struct UpdateArguments {
 };
 
 /// Sums of a thread block: those of SegmentSums, in its order.
-inline constexpr int kSums = 3;
+inline constexpr int kSums = 6;
 
 cudaError_t launch_draw(unsigned blocks, cudaStream_t stream, const SegmentTable& table, const float* mean,
                         const float* raw_scale, const Noise& noise, float* weights);

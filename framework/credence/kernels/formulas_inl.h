@@ -53,6 +53,15 @@ struct FloatMath : L {
     return L::fma(t * t, p, t);
   }
 
+  /// The raw scale of a positive normal scale: log(exp(s) - 1). Below 1 as log(s) + s / 2 and the even rest, whose
+  /// Taylor series leaves 1e-7; above it as s + log(1 - exp(-s)).
+  static CREDENCE_LANE F inverse_softplus(F s) {
+    const auto small = L::less(s, L::set(1.0f));
+    const F rest = polynomial(s * s, 0.0416666679f, -0.000347222231f, 5.51146382e-6f, -1.03339554e-7f);
+    const F addend = L::select(small, s * L::fma(s, rest, L::set(0.5f)), s);
+    return log(L::select(small, s, L::set(1.0f) - exp_nonpositive(L::zero() - s))) + addend;
+  }
+
   /// sin and cos of the angle 2 pi w / 2^32.
   static CREDENCE_LANE void sincos_turn(U w, F& sine, F& cosine) {
     // Nearest quarter turn and the rest, y in [-1/2, 1/2) quarter turns: exact up to the conversion to float.
@@ -139,6 +148,55 @@ struct Formulas {
     second = Math::fma(Math::set(step.beta2), second, (gradient * Math::set(step.second_rate)) * gradient);
     const F denominator = Math::fma(Math::sqrt(second), Math::set(step.inverse_root_bias2), Math::set(step.epsilon));
     value = Math::fma(Math::set(-step_size), Math::div(first, denominator), value);
+  }
+
+  /// What IVON keeps of a weight; `hessian` is that of the mean NLL per example.
+  struct IvonState {
+    F mean, raw, momentum, hessian;
+  };
+
+  /// Hessian and weight decay together: a Gaussian's entropy weight over its variance.
+  static CREDENCE_LANE F precision(const SegmentConstants<T>& segment, F hessian) {
+    const F least = Math::set(segment.least_precision);
+    const F sum = hessian + Math::set(segment.prior_curvature);
+    return Math::select(Math::less(sum, least), least, sum);
+  }
+
+  /// IVON's momentum and mean at a given precision, the step clipped to [-radius, radius].
+  static CREDENCE_LANE void ivon_mean(const StepConstants<T>& step, const SegmentConstants<T>& segment, F precision,
+                                      F gradient, F& mean, F& momentum) {
+    momentum =
+        Math::fma(Math::set(step.first_rate), gradient * Math::set(step.gradient_multiplier) - momentum, momentum);
+    const F prior = Math::set(segment.prior_curvature) * (mean - Math::set(segment.prior_mean));
+    const F radius = Math::set(step.clip_radius), least = Math::set(-step.clip_radius);
+    F direction = Math::div(Math::fma(momentum, Math::set(step.inverse_bias1), prior), precision);
+    direction = Math::select(Math::less(radius, direction), radius, direction);
+    direction = Math::select(Math::less(direction, least), least, direction);
+    mean = Math::fma(Math::set(-(step.mean_step * segment.mean_rate)), direction, mean);
+  }
+  /// A point estimate keeps the Hessian of the start.
+  static CREDENCE_LANE void ivon_point(const StepConstants<T>& step, const SegmentConstants<T>& segment, F gradient,
+                                       F& mean, F& momentum) {
+    ivon_mean(step, segment, precision(segment, Math::set(step.hess_init)), gradient, mean, momentum);
+  }
+
+  /// IVON (Shen et al. 2024, algorithm 1). The estimate of the Hessian is dL/dscale over scale; with the term of second
+  /// order hessian + weight decay stays positive whatever the estimate is.
+  static CREDENCE_LANE void ivon(const StepConstants<T>& step, const SegmentConstants<T>& segment, F scale, F gradient,
+                                 F scaled_gradient, IvonState& state) {
+    const F estimate = Math::div(scaled_gradient * Math::set(step.gradient_multiplier), scale);
+    const F change = (estimate - state.hessian) * Math::set(step.second_rate);
+    const F relative = Math::div(change, precision(segment, state.hessian));
+    state.hessian = Math::fma(change, Math::fma(Math::set(T(0.5)), relative, Math::set(T(1))), state.hessian);
+    const F updated = precision(segment, state.hessian);
+    ivon_mean(step, segment, updated, gradient, state.mean, state.momentum);
+    state.raw = Math::inverse_softplus(Math::sqrt(Math::div(Math::set(step.entropy_weight), updated)));
+  }
+
+  /// You et al. 2017: momentum of steps, not of gradients; `step_size` holds the trust ratio.
+  static CREDENCE_LANE void lars(const StepConstants<T>& step, T step_size, F gradient, F& value, F& momentum) {
+    momentum = Math::fma(Math::set(step.momentum), momentum, Math::set(step_size) * gradient);
+    value = value - momentum;
   }
 
   /// PyTorch's SGD with momentum, no dampening.

@@ -99,8 +99,7 @@ class HostKernels final : public KernelSet<T> {
     if (arrays.noise != nullptr) arrays.noise->key();
     if (write && arrays.next_noise != nullptr) arrays.next_noise->key();
     const StepConstants<T> step = step_constants<T>(rule);
-    std::vector<SegmentConstants<T>> constants;
-    for (const Segment& segment : segments) constants.push_back(segment_constants<T>(segment, rule));
+    const std::vector<SegmentConstants<T>> constants = all_segment_constants<T>(segments, rule);
 
     const BlockPlan plan(segments);
     std::vector<SegmentSums> sums(static_cast<std::size_t>(plan.size()));

@@ -21,23 +21,33 @@ struct Segment {
   bool gaussian = true;
   double prior_mean = 0.0;
   double prior_scale = std::numeric_limits<double>::infinity();  // standard deviation; infinite: no prior
+  bool layerwise = true;  // lars: a trust ratio of its own; false (norms, biases): the plain learning rate
 };
 
-enum class Rule : std::uint8_t { adam, sgd };
+enum class Rule : std::uint8_t { adam, sgd, ivon, lars };
+
+/// Factors on the learning rates of one segment.
+struct SegmentRates {
+  double mean = 1.0;
+  double scale = 1.0;
+};
 
 /// One step of the optimizer, the same for every segment.
 struct UpdateRule {
   Rule rule = Rule::adam;
-  double learning_rate = 0.0;         // of means
-  double scale_learning_rate = 0.0;   // of raw scales
-  double beta1 = 0.9;                 // Adam; SGD: momentum
-  double beta2 = 0.999;               // Adam
-  double epsilon = 1e-8;              // Adam
-  std::int64_t step = 1;              // 1 for the first update: Adam's debiasing
-  double gradient_multiplier = 1.0;   // what turns the sums into means: 1 / (shards * samples)
-  double cross_entropy_weight = 0.0;  // of E_q[-log p(w)] in the objective, already divided by N
-  double entropy_weight = 0.0;        // of -H[q] in the objective, already divided by N
-  double clip_multiplier = 1.0;       // applied to the whole gradient of the objective
+  double learning_rate = 0.0;        // of means
+  double scale_learning_rate = 0.0;  // of raw scales; IVON has none
+  double beta1 = 0.9;                // Adam, IVON; SGD, LARS: momentum
+  double beta2 = 0.999;              // Adam; IVON: of the Hessian
+  double epsilon = 1e-8;             // Adam
+  double hess_init = 0.1;            // IVON: the Hessian at the start; of point segments always
+  double clip_radius = std::numeric_limits<double>::infinity();  // IVON: largest step before the learning rate
+  std::int64_t step = 1;                                         // 1 for the first update: debiasing of Adam and IVON
+  double gradient_multiplier = 1.0;     // what turns the sums into means: 1 / (shards * samples)
+  double cross_entropy_weight = 0.0;    // of E_q[-log p(w)] in the objective, already divided by N
+  double entropy_weight = 0.0;          // of -H[q] in the objective, already divided by N
+  double clip_multiplier = 1.0;         // applied to the whole gradient of the objective; not by IVON
+  std::span<const SegmentRates> rates;  // LARS: one per segment; empty: 1
 };
 
 /// Arrays over a whole arena, indexed by element. T is float or double.
@@ -47,9 +57,9 @@ template <class T>
 struct UpdateArrays {
   T* mean = nullptr;
   T* raw_scale = nullptr;    // may be null when no segment is Gaussian
-  T* mean_first = nullptr;   // Adam m or SGD momentum of the mean
-  T* mean_second = nullptr;  // Adam v of the mean; null for SGD
-  T* scale_first = nullptr;  // the same for the raw scale
+  T* mean_first = nullptr;   // Adam m, or momentum of the mean
+  T* mean_second = nullptr;  // Adam v of the mean; other rules: null
+  T* scale_first = nullptr;  // the same for the raw scale; IVON: the Hessian estimate
   T* scale_second = nullptr;
   std::span<const T* const> gradients;      // one pointer per segment, to that segment's first element
   const T* scaled_gradient = nullptr;       // over the arena; null: rebuilt from noise
@@ -64,6 +74,10 @@ struct SegmentSums {
   double log_scale = 0.0;          // sum of log(scale); 0 for point segments
   double squared_deviation = 0.0;  // sum of (mean - prior_mean)^2 + scale^2 (point: without scale^2)
   double squared_gradient = 0.0;   // sum of squares of d objective / d (mean, raw scale), before clipping
+  // With Rule::lars only, else 0:
+  double squared_mean = 0.0;           // sum of mean^2
+  double squared_mean_gradient = 0.0;  // of d NLL / d mean: without the prior
+  double squared_raw_gradient = 0.0;   // of d objective / d raw scale; 0 for point segments
 };
 
 /// The kernels of one implementation and element type. All arrays live on the implementation's device; calls on

@@ -10,8 +10,9 @@ namespace credence::kernels {
 template <class T>
 StepConstants<T> step_constants(const UpdateRule& rule) {
   const bool adam = rule.rule == Rule::adam;
+  const bool ivon = rule.rule == Rule::ivon;
   const double steps = static_cast<double>(rule.step);
-  const double bias1 = adam ? 1.0 - std::pow(rule.beta1, steps) : 1.0;
+  const double bias1 = adam || ivon ? 1.0 - std::pow(rule.beta1, steps) : 1.0;
   const double bias2 = adam ? 1.0 - std::pow(rule.beta2, steps) : 1.0;
   StepConstants<T> constants;
   constants.gradient_multiplier = static_cast<T>(rule.gradient_multiplier);
@@ -23,15 +24,35 @@ StepConstants<T> step_constants(const UpdateRule& rule) {
   constants.inverse_root_bias2 = static_cast<T>(1.0 / std::sqrt(bias2));
   constants.epsilon = static_cast<T>(rule.epsilon);
   constants.momentum = static_cast<T>(rule.beta1);
-  constants.mean_step = static_cast<T>(rule.learning_rate / bias1);
-  constants.scale_step = static_cast<T>(rule.scale_learning_rate / bias1);
+  constants.hess_init = static_cast<T>(rule.hess_init);
+  constants.clip_radius = static_cast<T>(rule.clip_radius);
+  constants.inverse_bias1 = static_cast<T>(1.0 / bias1);
+  constants.mean_step = static_cast<T>(adam ? rule.learning_rate / bias1 : rule.learning_rate);
+  constants.scale_step = static_cast<T>(adam ? rule.scale_learning_rate / bias1 : rule.scale_learning_rate);
   return constants;
 }
 
 template <class T>
-SegmentConstants<T> segment_constants(const Segment& segment, const UpdateRule& rule) {
-  const double variance = segment.prior_scale * segment.prior_scale;
-  return {static_cast<T>(segment.prior_mean), static_cast<T>(rule.cross_entropy_weight / variance)};
+static SegmentConstants<T> segment_constants(const Segment& segment, const UpdateRule& rule,
+                                             const SegmentRates& rates) {
+  const double curvature = rule.cross_entropy_weight / (segment.prior_scale * segment.prior_scale);
+  // Scales of a thousand times the prior's: only a prior that weighs less than before (KL warm-up planned anew) gets
+  // there, and rounding.
+  const double least_precision = std::max(std::ldexp(curvature, -20), 1e-30);
+  const double mean_rate = rule.rule == Rule::ivon ? rule.hess_init + curvature : rates.mean;
+  return {static_cast<T>(segment.prior_mean), static_cast<T>(curvature), static_cast<T>(least_precision),
+          static_cast<T>(mean_rate), static_cast<T>(rates.scale)};
+}
+
+template <class T>
+std::vector<SegmentConstants<T>> all_segment_constants(std::span<const Segment> segments, const UpdateRule& rule) {
+  ensure(rule.rates.empty() || rule.rates.size() == segments.size(), "rates of one factor per segment");
+  std::vector<SegmentConstants<T>> constants;
+  constants.reserve(segments.size());
+  for (std::size_t s = 0; s < segments.size(); ++s) {
+    constants.push_back(segment_constants<T>(segments[s], rule, rule.rates.empty() ? SegmentRates() : rule.rates[s]));
+  }
+  return constants;
 }
 
 BlockPlan::BlockPlan(std::span<const Segment> segments) : segments_(segments) {
@@ -65,6 +86,9 @@ std::vector<SegmentSums> BlockPlan::combine(std::span<const SegmentSums> block_s
       sums[s].log_scale += block.log_scale;
       sums[s].squared_deviation += block.squared_deviation;
       sums[s].squared_gradient += block.squared_gradient;
+      sums[s].squared_mean += block.squared_mean;
+      sums[s].squared_mean_gradient += block.squared_mean_gradient;
+      sums[s].squared_raw_gradient += block.squared_raw_gradient;
     }
   }
   return sums;
@@ -83,6 +107,7 @@ void check_arrays(std::span<const Segment> segments, const UpdateRule& rule, con
          "neither a scaled gradient nor the noise to rebuild it from");
   if (!write) return;
   ensure(rule.step >= 1, "the first update is step 1");
+  ensure(!gaussian || rule.rule != Rule::ivon || rule.entropy_weight > 0.0, "IVON's scales follow from the entropy");
   ensure(arrays.mean_first != nullptr && (!adam || arrays.mean_second != nullptr), "optimizer state is missing");
   ensure(!gaussian || (arrays.scale_first != nullptr && (!adam || arrays.scale_second != nullptr)),
          "optimizer state of the raw scales is missing");
@@ -92,8 +117,8 @@ void check_arrays(std::span<const Segment> segments, const UpdateRule& rule, con
 
 template StepConstants<float> step_constants(const UpdateRule&);
 template StepConstants<double> step_constants(const UpdateRule&);
-template SegmentConstants<float> segment_constants(const Segment&, const UpdateRule&);
-template SegmentConstants<double> segment_constants(const Segment&, const UpdateRule&);
+template std::vector<SegmentConstants<float>> all_segment_constants(std::span<const Segment>, const UpdateRule&);
+template std::vector<SegmentConstants<double>> all_segment_constants(std::span<const Segment>, const UpdateRule&);
 template void check_arrays(std::span<const Segment>, const UpdateRule&, const UpdateArrays<float>&, bool);
 template void check_arrays(std::span<const Segment>, const UpdateRule&, const UpdateArrays<double>&, bool);
 

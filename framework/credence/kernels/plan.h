@@ -19,20 +19,24 @@ template <class T>
 struct StepConstants {
   T gradient_multiplier, entropy_weight, clip_multiplier;
   T first_rate, beta2, second_rate, inverse_root_bias2, epsilon;  // Adam: 1 - beta1, beta2, 1 - beta2, ...
-  T momentum;                                                     // SGD
+  T momentum;                                                     // SGD, LARS
+  T hess_init, clip_radius, inverse_bias1;                        // IVON
   T mean_step, scale_step;                                        // learning rates, Adam: debiased
 };
 
 template <class T>
 struct SegmentConstants {
   T prior_mean;
-  T prior_curvature;  // cross_entropy_weight / prior_scale^2; 0 without a prior
+  T prior_curvature;        // cross_entropy_weight / prior_scale^2, IVON's weight decay; 0 without a prior
+  T least_precision;        // IVON: the Hessian and weight decay together count as no less
+  T mean_rate, scale_rate;  // factors on the learning rates
 };
 
 template <class T>
 StepConstants<T> step_constants(const UpdateRule& rule);
+/// Of every segment.
 template <class T>
-SegmentConstants<T> segment_constants(const Segment& segment, const UpdateRule& rule);
+std::vector<SegmentConstants<T>> all_segment_constants(std::span<const Segment> segments, const UpdateRule& rule);
 
 /// A stretch of at most kBlock elements of one segment.
 struct Block {

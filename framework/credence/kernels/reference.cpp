@@ -60,15 +60,35 @@ void apply_rule(const UpdateBlock<T>& b, T step_size, T gradient, T& value, T* f
   gradient *= b.step.clip_multiplier;
   if (b.rule == Rule::adam) {
     Formulas<T>::adam(b.step, step_size, gradient, value, *first, *second);
-  } else {
+  } else if (b.rule == Rule::sgd) {
     Formulas<T>::sgd(b.step, step_size, gradient, value, *first);
+  } else {
+    Formulas<T>::lars(b.step, step_size, gradient, value, *first);
   }
+}
+
+template <class T>
+void apply_ivon(const UpdateBlock<T>& b, std::int64_t i, T scale, T scaled_gradient) {
+  using F = Formulas<T>;
+  if (!b.gaussian) {
+    F::ivon_point(b.step, b.segment, b.gradient[i], b.mean[i], b.mean_first[i]);
+    return;
+  }
+  typename F::IvonState state{b.mean[i], b.raw_scale[i], b.mean_first[i], b.scale_first[i]};
+  F::ivon(b.step, b.segment, scale, b.gradient[i], scaled_gradient, state);
+  b.mean[i] = state.mean;
+  b.raw_scale[i] = state.raw;
+  b.mean_first[i] = state.momentum;
+  b.scale_first[i] = state.hessian;
 }
 
 struct LaneSums {
   double log_scale[kLanes] = {};
   double squared_deviation[kLanes] = {};
   double squared_gradient[kLanes] = {};
+  double squared_mean[kLanes] = {};
+  double squared_mean_gradient[kLanes] = {};
+  double squared_raw_gradient[kLanes] = {};
 };
 
 template <class T>
@@ -76,20 +96,31 @@ void update_element(const UpdateBlock<T>& b, std::int64_t i, T eps, LaneSums& su
   using F = Formulas<T>;
   const std::int64_t lane = i % kLanes;
   const T mean_gradient = F::mean_gradient(b.step, b.segment, b.mean[i], b.gradient[i]);
-  T scale = T(0), raw_gradient = T(0);
+  T scale = T(0), raw_gradient = T(0), scaled_gradient = T(0);
   if (b.gaussian) {
     const auto scale_and_slopes = F::scale_and_slopes(b.raw_scale[i]);
-    const T scaled_gradient = b.scaled_gradient != nullptr ? b.scaled_gradient[i] : eps * b.gradient[i];
+    scaled_gradient = b.scaled_gradient != nullptr ? b.scaled_gradient[i] : eps * b.gradient[i];
     raw_gradient = F::raw_gradient(b.step, b.segment, scale_and_slopes, scaled_gradient);
     scale = scale_and_slopes.value;
     sums.log_scale[lane] += static_cast<double>(Math<T>::log(scale));
   }
   sums.squared_deviation[lane] += static_cast<double>(F::squared_deviation(b.segment, b.mean[i], scale));
   sums.squared_gradient[lane] += static_cast<double>(F::squared_gradient(mean_gradient, raw_gradient));
+  if (b.rule == Rule::lars) {
+    const T likelihood_gradient = b.gradient[i] * b.step.gradient_multiplier;
+    sums.squared_mean[lane] += static_cast<double>(b.mean[i] * b.mean[i]);
+    sums.squared_mean_gradient[lane] += static_cast<double>(likelihood_gradient * likelihood_gradient);
+    sums.squared_raw_gradient[lane] += static_cast<double>(raw_gradient * raw_gradient);
+  }
   if (!b.write) return;
-  apply_rule(b, b.step.mean_step, mean_gradient, b.mean[i], b.mean_first + i, b.mean_second + i);
+  if (b.rule == Rule::ivon) {
+    apply_ivon(b, i, scale, scaled_gradient);
+    return;
+  }
+  apply_rule(b, b.step.mean_step * b.segment.mean_rate, mean_gradient, b.mean[i], b.mean_first + i, b.mean_second + i);
   if (b.gaussian) {
-    apply_rule(b, b.step.scale_step, raw_gradient, b.raw_scale[i], b.scale_first + i, b.scale_second + i);
+    apply_rule(b, b.step.scale_step * b.segment.scale_rate, raw_gradient, b.raw_scale[i], b.scale_first + i,
+               b.scale_second + i);
   }
 }
 
@@ -102,7 +133,12 @@ SegmentSums update(const UpdateBlock<T>& b) {
   if (b.next_weights != nullptr) {
     draw(DrawBlock<T>{b.gaussian, b.element, b.count, b.mean, b.raw_scale, b.next_noise, b.next_weights});
   }
-  return {combine_lanes(sums.log_scale), combine_lanes(sums.squared_deviation), combine_lanes(sums.squared_gradient)};
+  return {combine_lanes(sums.log_scale),
+          combine_lanes(sums.squared_deviation),
+          combine_lanes(sums.squared_gradient),
+          combine_lanes(sums.squared_mean),
+          combine_lanes(sums.squared_mean_gradient),
+          combine_lanes(sums.squared_raw_gradient)};
 }
 
 }  // namespace

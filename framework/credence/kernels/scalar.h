@@ -58,6 +58,7 @@ struct DoubleMath {
   static F log(F x) { return std::log(x); }
   static F exp_nonpositive(F x) { return std::exp(x < -700.0 ? -700.0 : x); }
   static F log1p_unit(F t) { return std::log1p(t); }
+  static F inverse_softplus(F s) { return s + std::log(-std::expm1(-s)); }
 };
 
 #define CREDENCE_LANE inline

@@ -178,6 +178,25 @@ struct LaneSum {
 
 struct Sums {
   LaneSum log_scale, squared_deviation, squared_gradient;
+  LaneSum squared_mean, squared_mean_gradient, squared_raw_gradient;  // Rule::lars
+
+  void clear() {
+    for (LaneSum* sum : {&log_scale, &squared_deviation, &squared_gradient, &squared_mean, &squared_mean_gradient,
+                         &squared_raw_gradient}) {
+      sum->clear();
+    }
+  }
+
+  /// What LARS needs of a shape beside the other sums. `gradient` is a sum over shards.
+  template <class S>
+  HWY_INLINE void add_norms(const UpdateBlock<float>& b, std::int64_t i, std::int64_t count, typename S::F gradient,
+                            typename S::F raw_gradient) {
+    const auto mean = S::load(b.mean + i, count);
+    const auto mean_gradient = gradient * S::Lane::set(b.step.gradient_multiplier);
+    squared_mean.template add<S>(i, mean * mean, count);
+    squared_mean_gradient.template add<S>(i, mean_gradient * mean_gradient, count);
+    squared_raw_gradient.template add<S>(i, raw_gradient * raw_gradient, count);
+  }
 };
 
 /// Optimizer step of one shape of values. Reads and writes the state.
@@ -190,8 +209,10 @@ HWY_INLINE typename S::F apply_rule(const StepConstants<float>& step, float step
     auto v = S::load(second, count);
     FormulaOf<S>::adam(step, step_size, gradient, value, m, v);
     S::store(v, second, count);
-  } else {
+  } else if constexpr (kRule == Rule::sgd) {
     FormulaOf<S>::sgd(step, step_size, gradient, value, m);
+  } else {
+    FormulaOf<S>::lars(step, step_size, gradient, value, m);
   }
   S::store(m, first, count);
   return value;
@@ -201,16 +222,24 @@ HWY_INLINE typename S::F apply_rule(const StepConstants<float>& step, float step
 template <Rule kRule, class S>
 HWY_INLINE void update_point(const UpdateBlock<float>& b, std::int64_t i, std::int64_t count, Sums& sums) {
   using Formula = FormulaOf<S>;
-  const auto mean = S::load(b.mean + i, count);
-  const auto gradient = Formula::mean_gradient(b.step, b.segment, mean, S::load(b.gradient + i, count));
+  auto mean = S::load(b.mean + i, count);
+  const auto sum = S::load(b.gradient + i, count);
+  const auto gradient = Formula::mean_gradient(b.step, b.segment, mean, sum);
   const auto zero = S::Lane::zero();
   sums.squared_deviation.template add<S>(i, Formula::squared_deviation(b.segment, mean, zero), count);
   sums.squared_gradient.template add<S>(i, Formula::squared_gradient(gradient, zero), count);
+  if constexpr (kRule == Rule::lars) sums.template add_norms<S>(b, i, count, sum, zero);
   if (!b.write) return;
-  const auto updated =
-      apply_rule<kRule, S>(b.step, b.step.mean_step, gradient, mean, b.mean_first + i, b.mean_second + i, count);
-  S::store(updated, b.mean + i, count);
-  if (b.next_weights != nullptr) S::store(updated, b.next_weights + i, count);
+  if constexpr (kRule == Rule::ivon) {
+    auto momentum = S::load(b.mean_first + i, count);
+    Formula::ivon_point(b.step, b.segment, sum, mean, momentum);
+    S::store(momentum, b.mean_first + i, count);
+  } else {
+    mean = apply_rule<kRule, S>(b.step, b.step.mean_step * b.segment.mean_rate, gradient, mean, b.mean_first + i,
+                                b.mean_second + i, count);
+  }
+  S::store(mean, b.mean + i, count);
+  if (b.next_weights != nullptr) S::store(mean, b.next_weights + i, count);
 }
 
 /// A shape of a Gaussian segment; eps and next_eps are at its first number.
@@ -229,15 +258,25 @@ HWY_INLINE void update_gaussian(const UpdateBlock<float>& b, std::int64_t i, std
   sums.log_scale.template add<S>(i, FloatMath<typename S::Lane>::log(scale.value), count);
   sums.squared_deviation.template add<S>(i, Formula::squared_deviation(b.segment, mean, scale.value), count);
   sums.squared_gradient.template add<S>(i, Formula::squared_gradient(mean_gradient, raw_gradient), count);
+  if constexpr (kRule == Rule::lars) sums.template add_norms<S>(b, i, count, gradient, raw_gradient);
   if (!b.write) return;
-  const auto new_mean =
-      apply_rule<kRule, S>(b.step, b.step.mean_step, mean_gradient, mean, b.mean_first + i, b.mean_second + i, count);
-  const auto new_raw =
-      apply_rule<kRule, S>(b.step, b.step.scale_step, raw_gradient, raw, b.scale_first + i, b.scale_second + i, count);
-  S::store(new_mean, b.mean + i, count);
-  S::store(new_raw, b.raw_scale + i, count);
+  typename Formula::IvonState state{mean, raw, {}, {}};
+  if constexpr (kRule == Rule::ivon) {
+    state.momentum = S::load(b.mean_first + i, count);
+    state.hessian = S::load(b.scale_first + i, count);
+    Formula::ivon(b.step, b.segment, scale.value, gradient, scaled_gradient, state);
+    S::store(state.momentum, b.mean_first + i, count);
+    S::store(state.hessian, b.scale_first + i, count);
+  } else {
+    state.mean = apply_rule<kRule, S>(b.step, b.step.mean_step * b.segment.mean_rate, mean_gradient, mean,
+                                      b.mean_first + i, b.mean_second + i, count);
+    state.raw = apply_rule<kRule, S>(b.step, b.step.scale_step * b.segment.scale_rate, raw_gradient, raw,
+                                     b.scale_first + i, b.scale_second + i, count);
+  }
+  S::store(state.mean, b.mean + i, count);
+  S::store(state.raw, b.raw_scale + i, count);
   if (b.next_weights != nullptr) {
-    S::store(Formula::draw(new_mean, new_raw, S::load(next_eps, count)), b.next_weights + i, count);
+    S::store(Formula::draw(state.mean, state.raw, S::load(next_eps, count)), b.next_weights + i, count);
   }
 }
 
@@ -251,7 +290,7 @@ SegmentSums update_block(const UpdateBlock<float>& block) {
   HWY_ALIGN float eps[kStretch];
   HWY_ALIGN float next_eps[kStretch];
   Sums sums;
-  for (LaneSum* sum : {&sums.log_scale, &sums.squared_deviation, &sums.squared_gradient}) sum->clear();
+  sums.clear();
   for (std::int64_t begin = 0; begin < b.count; begin += kStretch) {
     const std::int64_t end = std::min(b.count, begin + kStretch);
     if (noisy) noise.fill(b.element + begin, end - begin, eps);
@@ -266,14 +305,27 @@ SegmentSums update_block(const UpdateBlock<float>& block) {
     };
     for_shapes(begin, end, visit);
   }
-  return {sums.log_scale.total(), sums.squared_deviation.total(), sums.squared_gradient.total()};
+  return {sums.log_scale.total(),    sums.squared_deviation.total(),     sums.squared_gradient.total(),
+          sums.squared_mean.total(), sums.squared_mean_gradient.total(), sums.squared_raw_gradient.total()};
+}
+
+template <Rule kRule>
+SegmentSums update_with(const UpdateBlock<float>& b) {
+  return b.gaussian ? update_block<kRule, true>(b) : update_block<kRule, false>(b);
 }
 
 SegmentSums update(const UpdateBlock<float>& b) {
-  if (b.rule == Rule::adam) {
-    return b.gaussian ? update_block<Rule::adam, true>(b) : update_block<Rule::adam, false>(b);
+  switch (b.rule) {
+    case Rule::adam:
+      return update_with<Rule::adam>(b);
+    case Rule::sgd:
+      return update_with<Rule::sgd>(b);
+    case Rule::ivon:
+      return update_with<Rule::ivon>(b);
+    case Rule::lars:
+      return update_with<Rule::lars>(b);
   }
-  return b.gaussian ? update_block<Rule::sgd, true>(b) : update_block<Rule::sgd, false>(b);
+  return {};
 }
 
 BlockFunctions<float> functions() {

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -17,16 +18,33 @@ struct OptimizerOptions {
   kernels::Rule rule = kernels::Rule::adam;
   double learning_rate = 5e-3;
   double scale_learning_rate = 5e-3;  // of the raw scales
-  double beta1 = 0.9;                 // Adam; for SGD the momentum
+  double beta1 = 0.9;                 // Adam, IVON; for SGD and LARS the momentum
   double beta2 = 0.999;
   double epsilon = 1e-8;
-  std::optional<double> clip_norm{};  // of the objective's gradient over all optimised values
+  std::optional<double> clip_norm{};  // of the objective's gradient over all optimised values; not with IVON and LARS
+  double hess_init = 0.1;             // IVON: the Hessian of the mean NLL at the start
+  double clip_radius =
+      std::numeric_limits<double>::infinity();  // IVON: largest step of a mean before the learning rate
+  double trust = 1e-3;                          // LARS: eta of the paper
+  Objective objective{};                        // IVON: the first scales follow from it
 };
 
-/// Adam (Kingma and Ba 2015) or SGD with momentum over (mean, raw scale), every element of all state in one pass of
-/// memory, prior and entropy gradients included.
+/// Every element of all state in one pass of memory, prior and entropy gradients included.
+///
+/// Adam (Kingma and Ba 2015), SGD with momentum over (mean, raw scale).
+///
+/// IVON (Shen et al. 2024): natural-gradient steps of a mean-field Gaussian. The Hessian h of a weight is estimated by
+/// (dL/dscale) / scale; scale = sqrt(b / (N (h + d))), with weight decay d = a / (N prior_scale^2) and the weights a, b
+/// of the objective. Sets the posterior's scales at construction, from hess_init; there is no learning rate of scales.
+/// That of the means is multiplied by hess_init + d. Point estimates keep h = hess_init: momentum, debiased, at the
+/// learning rate.
+///
+/// LARS (You et al. 2017): each tensor's rate is multiplied by trust |mean| / (|dNLL/dmean| + d |mean|), for raw scales
+/// by trust sqrt(count) / |gradient| (they are logarithms where scales are small: scales change by a relative `trust`);
+/// the last only where the segment is `layerwise`. Two passes, one to measure.
 class Optimizer {
  public:
+  /// UserError for rates out of range, and IVON with no Gaussian tensor or an objective without entropy.
   Optimizer(Posterior& posterior, const OptimizerOptions& options);
 
   struct Step {
@@ -48,6 +66,9 @@ class Optimizer {
   std::vector<std::pair<std::string, torch::Tensor>> state() const;
 
  private:
+  void start_ivon();
+  kernels::UpdateRule rule_of(const Step& step) const;
+
   Posterior& posterior_;
   OptimizerOptions options_;
   MomentArenas moments_;

@@ -83,6 +83,7 @@ kernels::Segment plan_segment(const Slot& slot, const Family& family, const Prio
   segment.offset = slot.offset;
   segment.count = slot.count;
   segment.gaussian = family.gaussian();
+  segment.layerwise = !slot.is_bias && !slot.is_norm;
   const double scale = normal_scale(prior, slot);
   segment.prior_scale = std::isnan(scale) ? std::numeric_limits<double>::infinity() : scale;
   // E[w^2] of these draws is mean^2 times a constant: weight decay by the same constant.

@@ -93,6 +93,10 @@ inline UpdateRule example_rule(Rule rule) {
   r.cross_entropy_weight = 1e-2;
   r.entropy_weight = 2e-2;
   r.clip_multiplier = 0.7;
+  if (rule == Rule::ivon) {
+    r.beta2 = 0.9;
+    r.clip_radius = 0.5;
+  }
   return r;
 }
 

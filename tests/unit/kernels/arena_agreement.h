@@ -58,6 +58,14 @@ inline void expect_same_bits(const std::vector<SegmentSums>& got, const std::vec
     EXPECT_EQ(std::bit_cast<std::uint64_t>(got[s].squared_gradient),
               std::bit_cast<std::uint64_t>(expected[s].squared_gradient))
         << what << ", gradient of segment " << s;
+    EXPECT_EQ(std::bit_cast<std::uint64_t>(got[s].squared_mean), std::bit_cast<std::uint64_t>(expected[s].squared_mean))
+        << what << ", mean of segment " << s;
+    EXPECT_EQ(std::bit_cast<std::uint64_t>(got[s].squared_mean_gradient),
+              std::bit_cast<std::uint64_t>(expected[s].squared_mean_gradient))
+        << what << ", likelihood's gradient of segment " << s;
+    EXPECT_EQ(std::bit_cast<std::uint64_t>(got[s].squared_raw_gradient),
+              std::bit_cast<std::uint64_t>(expected[s].squared_raw_gradient))
+        << what << ", raw gradient of segment " << s;
   }
 }
 
@@ -152,6 +160,9 @@ struct Copy {
 inline void compare_update(Kernels& kernels, UpdateRule rule, bool scaled, bool next, const std::string& what,
                            Memory& memory) {
   Arena<float> arena(kOddSizes);
+  if (rule.rule == Rule::ivon) {  // a Hessian, and its sum with the weight decay is positive
+    for (float& hessian : arena.scale_first) hessian = std::abs(hessian);
+  }
   UpdateArrays<float> arrays = arena.update_arrays();
   arena.gradient_pointers[3] = nullptr;  // a segment without a gradient
   if (scaled) arrays.scaled_gradient = arena.scaled_gradient.data();
@@ -170,13 +181,17 @@ inline void compare_update(Kernels& kernels, UpdateRule rule, bool scaled, bool 
 }
 
 inline void compare_updates(Kernels& kernels, const std::string& what, Memory&& memory = HostMemory()) {
-  for (const Rule rule : {Rule::adam, Rule::sgd}) {
+  const std::pair<Rule, const char*> rules[] = {
+      {Rule::adam, ", adam"}, {Rule::sgd, ", sgd"}, {Rule::ivon, ", ivon"}, {Rule::lars, ", lars"}};
+  std::vector<SegmentRates> rates;
+  for (std::size_t s = 0; s < kOddSizes.size(); ++s) rates.push_back({1.0 / (1.0 + static_cast<double>(s)), 0.3});
+  for (const auto& [kind, name] : rules) {
+    UpdateRule rule = example_rule(kind);
+    if (kind == Rule::lars) rule.rates = rates;
     for (const bool scaled : {false, true}) {
       for (const bool next : {false, true}) {
-        compare_update(kernels, example_rule(rule), scaled, next,
-                       what + (rule == Rule::adam ? ", adam" : ", sgd") + (scaled ? ", two sums" : ", one sum") +
-                           (next ? ", next draw" : ""),
-                       memory);
+        compare_update(kernels, rule, scaled, next,
+                       what + name + (scaled ? ", two sums" : ", one sum") + (next ? ", next draw" : ""), memory);
       }
     }
   }
@@ -187,11 +202,14 @@ inline void compare_measure(Kernels& kernels, const std::string& what, Memory&& 
   UpdateArrays<float> arrays = arena.update_arrays();
   arrays.noise = &kNoise;
   const auto reference = reference_kernels<float>(1);
-  const UpdateRule rule = example_rule(Rule::adam);
+  UpdateRule rule = example_rule(Rule::adam);
   const Copy copy(arena, arrays, memory);
-  expect_same_bits(kernels.measure(arena.segments, rule, copy.arrays), reference->measure(arena.segments, rule, arrays),
-                   what);
-  copy.expect_same(arena, memory, what);
+  for (const Rule kind : {Rule::lars, Rule::ivon, Rule::adam}) {
+    rule.rule = kind;
+    expect_same_bits(kernels.measure(arena.segments, rule, copy.arrays),
+                     reference->measure(arena.segments, rule, arrays), what);
+    copy.expect_same(arena, memory, what);
+  }
   arrays.gradients = {};
   const Copy without(arena, arrays, memory);
   expect_same_bits(kernels.measure(arena.segments, rule, without.arrays),

@@ -105,6 +105,17 @@ TEST(Functions, SoftplusAndItsDerivative) {
   }
 }
 
+TEST(Functions, InverseOfSoftplus) {
+  for (int i = 0; i < kPoints; ++i) {
+    const float scale = std::exp(-80.0f + 90.0f * static_cast<float>(i) / kPoints);
+    const double exact = inverse_softplus(scale);
+    // Near scale = log 2, where the raw scale is 0, an error of the last operation counts absolutely; Taylor adds 1e-7
+    // of the scale.
+    const double unit = std::ldexp(1.0, std::max(std::ilogb(exact), -1) - 23);
+    ASSERT_LT(std::abs(Math::inverse_softplus(scale) - exact), 3.0 * unit) << scale;
+  }
+}
+
 TEST(Functions, SoftplusAtTheEnds) {
   const auto huge = Formula::scale_and_slopes(1e30f), tiny = Formula::scale_and_slopes(-1e30f);
   EXPECT_EQ(huge.value, 1e30f);

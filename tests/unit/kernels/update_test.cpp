@@ -213,6 +213,33 @@ TEST(Measure, SumsAreThoseOfTheDefinition) {
   }
 }
 
+TEST(Measure, NormsOfLarsAreThoseOfTheDefinition) {
+  Arena<float> arena(kOddSizes);
+  auto arrays = arena.update_arrays();
+  arrays.noise = &kNoise;
+  UpdateRule rule = example_rule(Rule::lars);
+  const auto others = simd_kernels<float>(1)->measure(arena.segments, example_rule(Rule::adam), arrays);
+  rule.cross_entropy_weight = 0.0;
+  rule.entropy_weight = 0.0;
+  const auto sums = simd_kernels<float>(2)->measure(arena.segments, rule, arrays);
+  for (std::size_t s = 0; s < sums.size(); ++s) {
+    const Segment& segment = arena.segments[s];
+    double mean = 0, gradient = 0, raw = 0;
+    for (std::int64_t i = 0; i < segment.count; ++i) {
+      const auto at = static_cast<std::size_t>(segment.offset + i);
+      const double g = 0.25 * arena.gradients[s][static_cast<std::size_t>(i)];
+      mean += std::pow(arena.mean[at], 2);
+      gradient += g * g;
+      if (!segment.gaussian) continue;
+      raw += std::pow(g * standard_normal(kNoise, segment.offset + i) / (1 + std::exp(-arena.raw_scale[at])), 2);
+    }
+    EXPECT_NEAR(sums[s].squared_mean, mean, 4 * 6e-8 * mean) << s;
+    EXPECT_NEAR(sums[s].squared_mean_gradient, gradient, 4 * 6e-8 * gradient) << s;
+    EXPECT_NEAR(sums[s].squared_raw_gradient, raw, 12 * 6e-8 * raw) << s;
+    EXPECT_EQ(others[s].squared_mean, 0.0);
+  }
+}
+
 TEST(Measure, ChangesNothingAndEqualsUpdate) {
   Arena<float> arena(kSizes), before(kSizes);
   auto arrays = arena.update_arrays();

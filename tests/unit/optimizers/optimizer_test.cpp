@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "credence/base/errors.h"
+#include "unit/optimizers/posteriors.h"
 
 namespace credence {
 namespace {
@@ -16,9 +17,9 @@ constexpr std::int64_t kExamples = 50;
 /// Three weights and a point estimate of two, in double.
 struct Fixture {
   explicit Fixture(const OptimizerOptions& options, torch::Dtype dtype = torch::kFloat64)
-      : posterior({{.offset = 0, .count = 3, .gaussian = true, .prior_scale = kPrior},
-                   {.offset = 64, .count = 2, .gaussian = false, .prior_scale = kPrior}},
-                  torch::cos(torch::arange(128, torch::kFloat64)).to(dtype), 0.2, 1),
+      : posterior(test::posterior_over({{.offset = 0, .count = 3, .gaussian = true, .prior_scale = kPrior},
+                                        {.offset = 64, .count = 2, .gaussian = false, .prior_scale = kPrior}},
+                                       torch::cos(torch::arange(128, torch::kFloat64)).to(dtype))),
         optimizer(posterior, options) {}
 
   GradientSum gradient(std::int64_t step) const {
