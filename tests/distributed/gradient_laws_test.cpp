@@ -34,10 +34,10 @@ ProblemOptions normalized() {
 /// A network, its posterior and optimizer, and the estimator that trains them over a communicator.
 struct Trainer {
   Trainer(Communicator& over, const ReparameterizedEstimator::Options& options,
-          const ProblemOptions& chosen = normalized())
+          const ProblemOptions& chosen = normalized(), const OptimizerOptions& rule = {.learning_rate = 0.05})
       : communicator(over),
         problem(chosen),
-        optimizer(problem.posterior, {.learning_rate = 0.05, .clip_norm = {}}),
+        optimizer(problem.posterior, rule),
         estimator(problem.parts(over), options) {}
 
   /// `flags` beside the losses; the update follows.
@@ -121,6 +121,27 @@ TEST(GradientsOverRanks, AreTheBitsOfOneRank) {
       EXPECT_EQ(expected.shards_run, kShards);
       EXPECT_EQ(actual.shards_run, kShards / together->size());
       EXPECT_EQ(actual.estimator.first_shard(), together->rank() * kShards / together->size());
+    }
+  }
+}
+
+TEST(GradientsOverRanks, AreTheBitsOfOneRankUnderEveryOptimizer) {
+  const auto together = over_mpi();
+  const auto alone = make_self_communicator();
+  using enum kernels::Rule;
+  for (const kernels::Rule rule : {adam, sgd, ivon, lars}) {
+    const OptimizerOptions chosen{
+        .rule = rule, .learning_rate = 0.05, .beta2 = 0.99, .objective = {.dataset_size = 100}};
+    for (const Choice& choice : {Choice{NoiseSharing::shared, 1}, Choice{NoiseSharing::shard, 2}}) {
+      Trainer expected(*alone, options_of(choice), normalized(), chosen);
+      Trainer actual(*together, options_of(choice), normalized(), chosen);
+      for (int step = 0; step < 4; ++step) {
+        const torch::Tensor before = expected.problem.posterior.raw_scale().clone();
+        expected.step(step);
+        actual.step(step);
+        EXPECT_EQ(differences(expected, actual), 0) << "rule " << static_cast<int>(rule) << ", step " << step;
+        EXPECT_FALSE(torch::equal(before, expected.problem.posterior.raw_scale()));
+      }
     }
   }
 }

@@ -36,7 +36,7 @@ class CommandLine(RunTest):
                               ("--epochs", "-3"), ("--steps", "0"), ("--shards", "0"), ("--seed", "-1"), ("--keep", "1"),
                               ("--prior", "normal:0"), ("--kl-warmup", "2"), ("--weight-samples", "0"),
                               ("--initial-scale", "0"), ("--timeout-seconds", "0"), ("--beta1", "1"),
-                              ("--clip-norm", "nan"), ("--log-every", "0")):
+                              ("--clip-norm", "nan"), ("--hess-init", "0"), ("--clip-radius", "-1"), ("--lars-trust", "-1"), ("--log-every", "0")):
             with self.subTest(option=option, value=value):
                 self.refuse("train", *[item for item in MOONS if option != "--batch" or item not in ("--batch", "64")],
                             option, value, ranks=1)
@@ -44,6 +44,11 @@ class CommandLine(RunTest):
     def test_combinations(self):
         self.refuse("train", *MOONS, "--kl-weight", "0.5", "--temperature", "0.5", words=("--kl-weight",))
         self.refuse("train", *MOONS, "--epochs", "2", "--steps", "5", words=("--steps",))
+        for options, way_out in ((("--posterior", "point"), "use adam or sgd"), (("--clip-norm", "1"), "--clip-radius"),
+                                 (("--initial-scale", "0.1"), "--hess-init"), (("--scale-lr", "0.1"), "leave --scale-lr"),
+                                 (("--temperature", "0"), "positive KL weight"), (("--posterior", "low-rank:2"), "use adam")):
+            self.refuse("train", *MOONS, "--optimizer", "ivon", *options, words=(way_out,))
+        self.refuse("train", *MOONS, "--optimizer", "lars", "--clip-norm", "1", words=("leave --clip-norm out",))
         self.refuse("train", *MOONS, "--prior", "none", words=("mean-field",))
         self.refuse("train", *MOONS[:2], "--network", "lenet5", words=("lenet5",))
         self.refuse("train", *MOONS, "--noise", "antithetic", "--shards", "1", ranks=1, words=("antithetic",))

@@ -38,6 +38,12 @@ class WorldSize(RunTest):
     def test_point_with_clipping_and_sgd(self):
         self.check(*MOONS, "--posterior", "point", "--optimizer", "sgd", "--clip-norm", "0.5")
 
+    def test_ivon(self):
+        self.check(*MOONS, "--optimizer", "ivon", "--noise", "shard", "--clip-radius", "1", "--temperature", "0.5")
+
+    def test_lars(self):
+        self.check(*MOONS, "--optimizer", "lars", "--kl-warmup", "0.5")
+
     def test_batch_norm_and_augmentation(self):
         self.assertTrue(os.path.exists(FASHION), "the package dataset-fashion-mnist is missing")
         self.check("--network", "resnet20", "--batch", 8, "--augment", "crop:2,flip")
@@ -59,6 +65,18 @@ class Resume(RunTest):
             self.assertEqual(int(last(self.folder / "pieces").stem[-8:]), stop)
         self.train(self.folder / "pieces", ranks=4)
         self.assert_same_bits(last(self.folder / "straight"), last(self.folder / "pieces"))
+
+    def test_every_optimizer_stopped_and_resumed_on_other_ranks(self):
+        # beta2 and KL warm-up: the Hessian and the prior change fast enough to be seen.
+        for optimizer in (("sgd",), ("lars",), ("ivon", "--beta2", "0.99", "--kl-warmup", "0.4")):
+            with self.subTest(optimizer=optimizer[0]):
+                options = ("--optimizer", *optimizer)
+                straight, pieces = self.folder / f"{optimizer[0]}-straight", self.folder / f"{optimizer[0]}-pieces"
+                self.train(straight, *options, ranks=1)
+                for stop, ranks in ((3, 2), (31, 1)):
+                    self.train(pieces, *options, "--stop-after", stop, ranks=ranks, code=75)
+                self.train(pieces, ranks=2)
+                self.assert_same_bits(last(straight), last(pieces))
 
     def test_finished_run_exits_at_once(self):
         self.train(self.folder / "run")

@@ -104,8 +104,8 @@ TEST(Lars, FollowsThePaper) {
 
 TEST(Lars, FirstStepChangesATensorByTheTrustWhateverTheGradientsSize) {
   for (const double size : {1e-3, 1.0, 1e3}) {
-    Posterior posterior({{.offset = 0, .count = 40, .gaussian = false}}, torch::cos(torch::arange(64, torch::kFloat64)),
-                        0.2, 1);
+    Posterior posterior = test::posterior_over({{.offset = 0, .count = 40, .gaussian = false}},
+                                               torch::cos(torch::arange(64, torch::kFloat64)));
     Optimizer optimizer(posterior,
                         {.rule = kernels::Rule::lars, .learning_rate = 2.0, .clip_norm = {}, .trust = kTrust});
     const torch::Tensor before = posterior.mean().clone();

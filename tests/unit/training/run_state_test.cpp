@@ -112,7 +112,11 @@ bool same(const std::vector<std::pair<std::string, torch::Tensor>>& a,
 
 TEST(RunState, ComesBackBitForBit) {
   const Folder folder;
-  const OptimizerOptions rules[] = {{}, {.rule = kernels::Rule::sgd, .learning_rate = 0.1, .clip_norm = {}}};
+  const OptimizerOptions rules[] = {
+      {},
+      {.rule = kernels::Rule::sgd, .learning_rate = 0.1},
+      {.rule = kernels::Rule::ivon, .learning_rate = 0.1, .beta2 = 0.9, .objective = {.dataset_size = 20}},
+      {.rule = kernels::Rule::lars, .learning_rate = 1.0}};
   for (const OptimizerOptions& rule : rules) {
     Model run(mixed(), rule);
     run.train(4);
