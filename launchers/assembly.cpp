@@ -1,5 +1,6 @@
 #include "assembly.h"
 
+#include <fmt/ranges.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -247,6 +248,30 @@ LoadedModel load_model(const std::string& path, const Machine& machine) {
   Model model = build_model(values, examples, machine, {true, found.get()});
   restore_posterior(*found, *model.network, *model.posterior);
   return {std::move(*found), std::move(values), std::move(examples), std::move(model)};
+}
+
+std::unique_ptr<DataSource> open_for(const ExampleSpec& trained, const std::string& spec, Split split) {
+  auto source = open_data(spec, split, {.normalization = trained.normalization});
+  const ExampleSpec& data = source->spec();
+  require(data.input_shape == trained.input_shape,
+          "the examples of {} have inputs [{}], and the network was trained on [{}]", spec,
+          fmt::join(data.input_shape, ", "), fmt::join(trained.input_shape, ", "));
+  require(data.feature_names.empty() || trained.feature_names.empty() || data.feature_names == trained.feature_names,
+          "the columns of {} are {}, and the network was trained on {}, in this order", spec,
+          fmt::join(data.feature_names, ", "), fmt::join(trained.feature_names, ", "));
+  return source;
+}
+
+void require_same_targets(const ExampleSpec& data, const ExampleSpec& trained, const std::string& spec) {
+  if (trained.classes > 0) {
+    require(data.classes > 0 && data.classes <= trained.classes,
+            "{} has {} classes (0: real-valued targets), and the network was trained on {}", spec, data.classes,
+            trained.classes);
+  } else {
+    const std::int64_t columns = data.classes > 0 ? 1 : data.target_size;
+    require(columns == trained.target_size, "{} has {} targets an example, and the network was trained on {}", spec,
+            columns, trained.target_size);
+  }
 }
 
 }  // namespace credence

@@ -64,6 +64,12 @@ struct LoadedModel {
 /// `path`: a checkpoint file, or a run directory, of which the newest good one is taken. DataError, UserError.
 LoadedModel load_model(const std::string& path, const Machine& machine);
 
+/// Data for a trained network, images normalised as its own were. UserError where the inputs are others than it takes:
+/// their shape, or the columns of a table.
+std::unique_ptr<DataSource> open_for(const ExampleSpec& trained, const std::string& spec, Split split);
+/// UserError where the labels or targets of data are others than the network was trained on.
+void require_same_targets(const ExampleSpec& data, const ExampleSpec& trained, const std::string& spec);
+
 /// The newest good checkpoint of a directory, with a warning for each newer one that was skipped. DataError where there
 /// are checkpoints and none is good; null where there are none.
 std::unique_ptr<Checkpoint> newest_checkpoint(const std::filesystem::path& directory);

@@ -62,6 +62,14 @@ std::optional<std::string> CommandLine::text(const std::string& name) const {
   return found->second.back();
 }
 
+int parse_draws(const CommandLine& line, const std::string& name, int fallback) {
+  const auto text = line.text(name);
+  if (!text) return fallback;
+  const std::int64_t draws = parse_integer(*text, "--" + name);
+  require(draws >= 1 && draws <= 1'000'000, "--{} must be between 1 and 1000000, not {}", name, draws);
+  return static_cast<int>(draws);
+}
+
 std::vector<std::string_view> all_training_names() {
   std::vector<std::string_view> names;
   for (const OptionInfo& option : training_options()) names.push_back(option.name);

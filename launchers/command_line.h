@@ -36,6 +36,9 @@ CommandLine parse_command_line(std::span<const std::string> arguments, std::span
 /// The options of a command with defaults, for --help.
 std::string describe_options(std::span<const CommandOption> extras, std::span<const std::string_view> training_names);
 
+/// How many posterior draws an option of the command asks for. UserError outside 1 to 1,000,000.
+int parse_draws(const CommandLine& line, const std::string& name, int fallback);
+
 /// Names of all training options.
 std::vector<std::string_view> all_training_names();
 

@@ -58,13 +58,6 @@ void print_metrics(const nlohmann::json& metrics) {
   if (metrics.contains("checks")) print_checks(metrics["checks"]);
 }
 
-void require_same_inputs(const DataSource& source, const ExampleSpec& trained, const std::string& spec) {
-  require(source.spec().input_shape == trained.input_shape,
-          "the examples of {} have another shape than those the "
-          "network was trained on",
-          spec);
-}
-
 }  // namespace
 
 int run_evaluate(const CommandContext& context) {
@@ -76,8 +69,7 @@ int run_evaluate(const CommandContext& context) {
   }
   const auto path = line.text("checkpoint");
   require(path.has_value(), "evaluate needs --checkpoint DIR or FILE");
-  const std::int64_t samples = parse_integer(line.text("samples").value_or("32"), "--samples");
-  require(samples >= 1 && samples <= 1'000'000, "--samples must be between 1 and 1000000, not {}", samples);
+  const int samples = parse_draws(line, "samples", 32);
   const Split split = parse_split(line.text("split").value_or("test"));
 
   const auto control = make_control_communicator(line.training, session);
@@ -90,18 +82,11 @@ int run_evaluate(const CommandContext& context) {
     loaded = std::make_unique<LoadedModel>(load_model(*path, machine));
     const std::string recorded = loaded->values.text("data");
     const std::string spec = line.training.given("data") ? line.training.text("data") : recorded;
-    const DataOptions as_trained{.normalization = loaded->examples.normalization};
-    source = open_data(spec, split, as_trained);
-    require_same_inputs(*source, loaded->examples, spec);
-    require(source->spec().classes <= loaded->examples.classes || loaded->examples.classes == 0,
-            "{} has {} classes, and the network was trained on {}", spec, source->spec().classes,
-            loaded->examples.classes);
-    if (const auto other = line.text("ood")) {
-      ood = open_data(*other, Split::test, as_trained);
-      require_same_inputs(*ood, loaded->examples, *other);
-    }
+    source = open_for(loaded->examples, spec, split);
+    require_same_targets(source->spec(), loaded->examples, spec);
+    if (const auto other = line.text("ood")) ood = open_for(loaded->examples, *other, Split::test);
     if (line.has("elbo")) {
-      training = open_data(recorded, Split::train, as_trained);
+      training = open_for(loaded->examples, recorded, Split::train);
       require(training->digest() == std::get<std::string>(loaded->checkpoint.attributes().at("dataset_digest")),
               "--elbo needs the training data, and {} has other content than when the run was trained", recorded);
     }
@@ -112,7 +97,7 @@ int run_evaluate(const CommandContext& context) {
   if (const auto names = line.text("check")) checks = parse_statistics(*names, is_classification(model.likelihood));
   const Evaluation evaluation =
       evaluate({*model.network, *model.posterior, model.likelihood, *source, *control, ood.get(), training.get()},
-               {.samples = static_cast<int>(samples),
+               {.samples = samples,
                 .seed = static_cast<std::uint64_t>(loaded->values.integer("seed")),
                 .keep_probabilities = line.has("predictions"),
                 .checks = std::move(checks)});

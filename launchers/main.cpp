@@ -25,6 +25,8 @@ const std::map<std::string, Command>& commands() {
   static const std::map<std::string, Command> table = {
       {"train", {run_train, "train a posterior, or continue the run in --out"}},
       {"evaluate", {run_evaluate, "accuracy, likelihood and calibration of the posterior predictive"}},
+      {"predict", {run_predict, "class probabilities or numbers for inputs, with their uncertainty"}},
+      {"export", {run_export, "draws of the posterior for ArviZ, or means and scales as safetensors"}},
       {"inspect", {run_inspect, "what a checkpoint holds, and whether it is sound"}},
       {"doctor", {run_doctor, "what works on this machine and what does not"}}};
   return table;

@@ -5,18 +5,10 @@
 #include <span>
 
 #include "credence/base/errors.h"
-#include "credence/likelihoods/observation.h"
+#include "credence/prediction/replicates.h"
 
 namespace credence {
 namespace {
-
-/// Weight draws use step 0 of this purpose, what else a module draws step 1.
-kernels::NoiseStream stream_of(std::uint64_t seed, int replicate) {
-  return {.seed = seed,
-          .purpose = kernels::Purpose::prediction,
-          .step = 2,
-          .sample = static_cast<std::uint32_t>(replicate)};
-}
 
 /// Of one block's numbers, or of several blocks'.
 struct Moments {
@@ -51,27 +43,19 @@ ReplicatedData::ReplicatedData(const Likelihood& likelihood, const BlockShare& s
   }
 }
 
-void ReplicatedData::add(const BlockOutputs& outputs, int replicate) {
+void ReplicatedData::add(const BlockOutputs& block, int replicate) {
+  const ReplicateKey key{.seed = seed_, .replicate = replicate, .example = share_.begin(block.block)};
+  const std::vector<double> targets = replicate_targets(likelihood_, block.outputs, key);
   if (is_classification(likelihood_)) {
-    add_labels(outputs, replicate);
+    add_labels(block, replicate, targets);
   } else {
-    add_numbers(outputs, replicate);
+    add_numbers(block, replicate, targets);
   }
 }
 
-void ReplicatedData::add_labels(const BlockOutputs& block, int replicate) {
-  const kernels::NoiseStream stream = stream_of(seed_, replicate);
-  const torch::Tensor probabilities = class_probabilities(likelihood_, block.outputs).cpu().contiguous();
-  const std::int64_t classes = probabilities.size(1);
-  const double* row = probabilities.data_ptr<double>();
-  std::int32_t* into = labels_.data() + replicate * share_.rows() + block.row;
-  for (std::int64_t i = 0; i < block.batch.size; ++i, row += classes) {
-    const double u = uniform(stream, share_.first_row() + block.row + i);
-    double sum = row[0];
-    std::int32_t label = 0;
-    while (sum <= u && label + 1 < classes) sum += row[++label];
-    into[i] = label;
-  }
+void ReplicatedData::add_labels(const BlockOutputs& block, int replicate, const std::vector<double>& labels) {
+  std::ranges::transform(labels, labels_.begin() + replicate * share_.rows() + block.row,
+                         [](double label) { return static_cast<std::int32_t>(label); });
   if (replicate > 0) return;
   std::int32_t* observed = labels_.data() + replicates_ * share_.rows() + block.row;
   for (std::int64_t i = 0; i < block.batch.size; ++i) {
@@ -81,31 +65,10 @@ void ReplicatedData::add_labels(const BlockOutputs& block, int replicate) {
   }
 }
 
-void ReplicatedData::add_numbers(const BlockOutputs& block, int replicate) {
-  note_numbers(replicate, block.block, replicated_numbers(block.outputs, replicate, share_.begin(block.block)));
+void ReplicatedData::add_numbers(const BlockOutputs& block, int replicate, const std::vector<double>& values) {
+  note_numbers(replicate, block.block, values);
   if (replicate > 0) return;
   note_numbers(replicates_, block.block, {block.batch.targets.begin(), block.batch.targets.end()});
-}
-
-std::vector<double> ReplicatedData::replicated_numbers(const torch::Tensor& outputs, int replicate,
-                                                       std::int64_t example) const {
-  const kernels::NoiseStream stream = stream_of(seed_, replicate);
-  std::vector<double> values(static_cast<std::size_t>(outputs.size(0) * columns_));
-  std::int64_t element = example * columns_;
-  if (!is_regression(likelihood_)) {  // several Bernoulli columns
-    const torch::Tensor probabilities = torch::sigmoid(outputs.to(torch::kFloat64)).cpu().contiguous();
-    const double* p = probabilities.data_ptr<double>();
-    for (double& value : values) value = uniform(stream, element++) < *p++ ? 1.0 : 0.0;
-    return values;
-  }
-  const ObservationModel model(likelihood_);
-  const auto tensors = model.of(outputs);
-  const torch::Tensor location = tensors.location.cpu().contiguous();
-  const torch::Tensor scale = tensors.scale.cpu().contiguous();
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = model.sample({location.data_ptr<double>()[i], scale.data_ptr<double>()[i]}, stream, element++);
-  }
-  return values;
 }
 
 void ReplicatedData::note_numbers(int replicate, std::int64_t block, const std::vector<double>& values) {

@@ -18,7 +18,7 @@ class ReplicatedData {
   ReplicatedData(const Likelihood& likelihood, const BlockShare& share, std::uint64_t seed, int replicates);
 
   /// Draws the block's targets under these outputs as part of replicate `replicate`, counted from 0.
-  void add(const BlockOutputs& outputs, int replicate);
+  void add(const BlockOutputs& block, int replicate);
 
   /// `predicted`: classes [N] of all examples, where the statistics are of classes. Collective.
   std::vector<PredictiveCheck> checks(const std::vector<Statistic>& statistics,
@@ -28,10 +28,9 @@ class ReplicatedData {
   /// T of one column in every replicate, and in the observed data at the end.
   using Values = std::vector<double>;
 
-  void add_labels(const BlockOutputs& outputs, int replicate);
-  void add_numbers(const BlockOutputs& outputs, int replicate);
+  void add_labels(const BlockOutputs& block, int replicate, const std::vector<double>& labels);
+  void add_numbers(const BlockOutputs& block, int replicate, const std::vector<double>& values);
   void note_numbers(int replicate, std::int64_t block, const std::vector<double>& values);
-  std::vector<double> replicated_numbers(const torch::Tensor& outputs, int replicate, std::int64_t example) const;
   Values of_labels(Statistic statistic, const std::vector<std::int64_t>& predicted, Communicator& communicator) const;
   Values of_numbers(Statistic statistic, std::int64_t column, const std::vector<double>& moments) const;
 

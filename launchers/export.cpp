@@ -1,0 +1,153 @@
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <deque>
+#include <regex>
+
+#include "assembly.h"
+#include "command_line.h"
+#include "commands.h"
+#include "credence/base/log.h"
+#include "credence/base/text.h"
+#include "credence/checkpoint/safetensors.h"
+#include "credence/data/open.h"
+#include "credence/prediction/inference_data.h"
+#include "credence/priors/rules.h"
+
+namespace credence {
+namespace {
+
+const std::vector<CommandOption>& export_extras() {
+  static const std::vector<CommandOption> extras = {
+      {"file", "what to write", false, true},
+      {"checkpoint", "checkpoint file, or run directory (its newest good one)"},
+      {"to", "netcdf: draws of weights and of targets as ArviZ InferenceData | safetensors: means and scales"},
+      {"draws", "netcdf: posterior draws (default 100)"},
+      {"tensors", "REGEX: only tensors whose name it matches (default all)"},
+      {"split", "netcdf: train | test, the examples whose targets are drawn (default test)"},
+      {"json", "what was written as one JSON object, last line of stdout", true},
+      {"help", "this text", true}};
+  return extras;
+}
+
+constexpr std::string_view kTrainingOptions[] = {"data", "threads", "device", "backend", "timeout-seconds"};
+
+DType dtype_of_tensor(const torch::Tensor& tensor) {
+  if (tensor.scalar_type() == torch::kInt64) return DType::int64;
+  return tensor.scalar_type() == torch::kFloat64 ? DType::float64 : DType::float32;
+}
+
+/// A state dict: means under the weights' own names, what else the posterior has of a tensor as NAME.KIND, buffers.
+class StateDict {
+ public:
+  StateDict(const Model& model, const std::optional<std::string>& tensors) {
+    if (tensors) chosen_ = compile_rule(*tensors);
+    const Posterior& posterior = *model.posterior;
+    const torch::Tensor means = posterior.mean_weights();
+    const torch::Tensor scales = posterior.scales();
+    for (std::size_t i = 0; i < posterior.layout().slots.size(); ++i) {
+      const Slot& slot = posterior.layout().slots[i];
+      const auto index = static_cast<int>(i);
+      if (slot.array.empty()) {
+        add(slot.name, slot.name, posterior.view(means, index));
+      } else {
+        add(slot.name, slot.name + "." + slot.array, posterior.view(posterior.mean(), index));
+      }
+      if (!posterior.segments()[i].gaussian) continue;
+      add(slot.name, slot.name + (slot.array.empty() ? "" : "." + slot.array) + ".scale",
+          posterior.view(scales, index));
+    }
+    for (const auto& [name, buffer] : model.network->float_buffers()) add(name, name, buffer);
+    for (const auto& [name, buffer] : model.network->integer_buffers()) add(name, name, buffer);
+    require(!arrays_.empty(), "--tensors '{}' matches no tensor of the network; its tensors are named like {}",
+            tensors.value_or(""), posterior.layout().slots.front().name);
+  }
+  const std::vector<ArrayView>& arrays() const { return arrays_; }
+
+ private:
+  void add(const std::string& tensor, const std::string& name, const torch::Tensor& values) {
+    if (chosen_ && !std::regex_search(tensor, *chosen_)) return;
+    const torch::Tensor& host = owned_.emplace_back(values.detach().cpu().contiguous());
+    arrays_.push_back({name, dtype_of_tensor(host), host.sizes().vec(), host.data_ptr()});
+  }
+
+  std::optional<std::regex> chosen_;
+  std::deque<torch::Tensor> owned_;
+  std::vector<ArrayView> arrays_;
+};
+
+void export_safetensors(const std::string& file, const CommandLine& line, const LoadedModel& loaded) {
+  for (const char* option : {"draws", "split"}) {
+    require(!line.has(option), "--{} is an option of --to netcdf: a state dict holds means and scales, no draws",
+            option);
+  }
+  require(!line.training.given("data"), "--data is an option of --to netcdf: a state dict holds no data");
+  const StateDict dict(loaded.model, line.text("tensors"));
+  // "pt": names and layouts are those of a PyTorch state dict.
+  write_safetensors(file,
+                    {{"format", "pt"},
+                     {"producer", "credence"},
+                     {"step", fmt::format("{}", loaded.checkpoint.integer("step"))},
+                     {"network", loaded.values.text("network")}},
+                    dict.arrays());
+}
+
+void export_netcdf(const std::string& file, const CommandLine& line, LoadedModel& loaded, Communicator& control) {
+  std::unique_ptr<DataSource> source;
+  const std::string spec = line.training.given("data") ? line.training.text("data") : loaded.values.text("data");
+  collectively(control, [&] {
+    source = open_for(loaded.examples, spec, parse_split(line.text("split").value_or("test")));
+    require_same_targets(source->spec(), loaded.examples, spec);
+  });
+  Model& model = loaded.model;
+  write_inference_data(
+      file, {*model.network, *model.posterior, model.likelihood, *source, control},
+      {.draws = parse_draws(line, "draws", 100),
+       .seed = static_cast<std::uint64_t>(loaded.values.integer("seed")),
+       .tensors = line.text("tensors"),
+       .attributes = {{"step", loaded.checkpoint.integer("step")},
+                      {"network", loaded.values.text("network")},
+                      {"posterior", fmt::format("{}", fmt::join(loaded.values.texts("posterior"), " "))},
+                      {"data", spec}}});
+}
+
+}  // namespace
+
+int run_export(const CommandContext& context) {
+  MpiSession& session = context.session;
+  const CommandLine line = parse_command_line(context.arguments, export_extras(), kTrainingOptions);
+  if (line.help) {
+    print_help(session, "credence export FILE [options]\n\n" + describe_options(export_extras(), kTrainingOptions));
+    return 0;
+  }
+  require(line.text("checkpoint").has_value(), "export needs --checkpoint DIR or FILE");
+  const std::vector<std::string> formats = {"netcdf", "safetensors"};
+  require(line.has("to"), "export needs --to {}", fmt::join(formats, " or --to "));
+  const std::string format = *line.text("to");
+  if (std::ranges::find(formats, format) == formats.end()) refuse_unknown("format", format, formats);
+  require(line.has("file") && line.extras.at("file").size() == 1, "export needs the one file to write");
+  const std::string file = *line.text("file");
+
+  const auto control = make_control_communicator(line.training, session);
+  const Machine machine = choose_machine(line.training, session, *control);
+  std::unique_ptr<LoadedModel> loaded;
+  collectively(*control,
+               [&] { loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine)); });
+  if (format == "netcdf") {
+    export_netcdf(file, line, *loaded, *control);
+  } else {
+    collectively(*control, [&] {
+      if (session.rank() == 0) export_safetensors(file, line, *loaded);
+    });
+  }
+  log_info("exported: {}", file);
+  if (line.has("json")) {
+    print_json(session, {{"file", file},
+                         {"format", format},
+                         {"checkpoint", loaded->checkpoint.file().string()},
+                         {"step", loaded->checkpoint.integer("step")}});
+  }
+  return 0;
+}
+
+}  // namespace credence
