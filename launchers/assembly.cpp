@@ -10,6 +10,9 @@
 #include "credence/base/errors.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
+#include "credence/estimators/activation_noise.h"
+#include "credence/estimators/reparameterized.h"
+#include "credence/estimators/score.h"
 #include "credence/networks/zoo.h"
 #include "credence/training/run_state.h"
 
@@ -150,9 +153,6 @@ void resolve(OptionValues& values, const ExampleSpec& examples, const Machine& m
   in_range(values, "kl-warmup", 0.0, 1.0);
   const std::int64_t seed = values.integer("seed");
   require(seed >= 0 && seed < static_cast<std::int64_t>(kSeeds), "--seed must be between 0 and 2^56 - 1, not {}", seed);
-  const std::string estimator = values.text("estimator");
-  const std::vector<std::string> estimators = {"reparam"};
-  if (estimator != estimators[0]) refuse_unknown("estimator", estimator, estimators);
 }
 
 Model build_model(const OptionValues& values, const ExampleSpec& examples, const Machine& machine,
@@ -215,14 +215,24 @@ OptimizerOptions optimizer_options(const OptionValues& values, const Objective& 
   return options;
 }
 
-ReparameterizedEstimator::Options estimator_options(const OptionValues& values, const Machine& machine) {
+std::unique_ptr<Estimator> build_estimator(const OptionValues& values, const Machine& machine, Model& model,
+                                           Communicator& communicator) {
   const std::int64_t samples = values.integer("weight-samples");
   require(samples >= 1 && samples <= 1'000'000, "--weight-samples must be between 1 and 1000000, not {}", samples);
-  return {.seed = static_cast<std::uint64_t>(values.integer("seed")),
-          .shards = static_cast<int>(values.integer("shards")),
-          .samples = static_cast<int>(samples),
-          .noise = parse_noise(values.text("noise")),
-          .stage_through_host = machine.device.is_cuda() && !machine.nccl};
+  const Estimator::Options options{.seed = static_cast<std::uint64_t>(values.integer("seed")),
+                                   .shards = static_cast<int>(values.integer("shards")),
+                                   .samples = static_cast<int>(samples),
+                                   .noise = parse_noise(values.text("noise")),
+                                   .stage_through_host = machine.device.is_cuda() && !machine.nccl};
+  const Estimator::Parts parts{*model.network, *model.posterior, model.likelihood, communicator};
+  const std::string name = values.text("estimator");
+  if (name == "reparam") return std::make_unique<ReparameterizedEstimator>(parts, options);
+  if (name == "flipout")
+    return std::make_unique<ActivationNoiseEstimator>(parts, options, ActivationNoise::Kind::flipout);
+  if (name == "local-reparam")
+    return std::make_unique<ActivationNoiseEstimator>(parts, options, ActivationNoise::Kind::local);
+  if (name == "score") return std::make_unique<ScoreEstimator>(parts, options);
+  refuse_unknown("estimator", name, {"reparam", "flipout", "local-reparam", "score"});
 }
 
 std::unique_ptr<Checkpoint> newest_checkpoint(const std::filesystem::path& directory) {

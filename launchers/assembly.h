@@ -9,7 +9,7 @@
 #include "credence/checkpoint/checkpoint.h"
 #include "credence/communication/factory.h"
 #include "credence/data/open.h"
-#include "credence/estimators/reparameterized.h"
+#include "credence/estimators/estimator.h"
 #include "credence/likelihoods/likelihood.h"
 #include "credence/networks/network.h"
 #include "credence/optimizers/optimizer.h"
@@ -52,7 +52,8 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
                   const ModelOrigin& origin);
 
 OptimizerOptions optimizer_options(const OptionValues& values, const Objective& objective);
-ReparameterizedEstimator::Options estimator_options(const OptionValues& values, const Machine& machine);
+std::unique_ptr<Estimator> build_estimator(const OptionValues& values, const Machine& machine, Model& model,
+                                           Communicator& communicator);
 
 /// A checkpoint with the model it describes, for prediction.
 struct LoadedModel {

@@ -175,8 +175,9 @@ void log_start_table(const Figures& figures, Communicator& control) {
   log_info("data       {}: {} examples, {} a step in {} shard{}", values.text("data"), figures.source.size(),
            values.text("batch"), values.text("shards"), values.text("shards") == "1" ? "" : "s");
   log_info("network    {}: {} parameters, {} of them Gaussian", values.text("network"), layout.parameters(), gaussian);
-  log_info("posterior  {} | prior {} | likelihood {} | noise {}", fmt::join(values.texts("posterior"), " "),
-           fmt::join(values.texts("prior"), " "), values.text("likelihood"), values.text("noise"));
+  log_info("posterior  {} | prior {} | likelihood {} | estimator {} | noise {}", fmt::join(values.texts("posterior"), " "),
+           fmt::join(values.texts("prior"), " "), values.text("likelihood"), values.text("estimator"),
+           values.text("noise"));
   log_info("optimizer  {} lr {} ({}), {} steps, seed {}", values.text("optimizer"), values.text("lr"),
            values.text("lr-schedule"), figures.total_steps, values.text("seed"));
   if (values.text("augment") != "none") {
@@ -305,6 +306,8 @@ int run_train(const CommandContext& context) {
     return conclude(context, line, state, Outcome::finished, start.directory, nlohmann::json::object());
   }
   start.checkpoint.reset();
+  const auto communicator = make_training_communicator(start.values, machine, session);
+  const auto estimator = build_estimator(start.values, machine, model, *communicator);
   collectively(*control, [&] {
     if (session.rank() != 0) return;
     require_space(state, identity, start.directory);
@@ -316,13 +319,10 @@ int run_train(const CommandContext& context) {
                          {"first_step", state.step},
                          {"total_steps", total_steps}});
 
-  const auto communicator = make_training_communicator(start.values, machine, session);
-  ReparameterizedEstimator estimator({*model.network, *model.posterior, model.likelihood, *communicator},
-                                     estimator_options(start.values, machine));
   Loader loader(*source, plan,
                 {.first_step = state.step,
-                 .first_shard = estimator.first_shard(),
-                 .shard_count = estimator.local_shards(),
+                 .first_shard = estimator->first_shard(),
+                 .shard_count = estimator->local_shards(),
                  .augmentation = augmentation,
                  .seed = identity.seed});
   const double steps_per_epoch = static_cast<double>(source->size()) / static_cast<double>(plan.batch());
@@ -349,8 +349,9 @@ int run_train(const CommandContext& context) {
   log_start_table(
       {start, machine, session, *source, model, state.step, total_steps, start.values.text("reduction") == "tree"},
       *control);
+  if (!estimator->remark().empty()) log_info("estimator  {}", estimator->remark());
 
-  const Outcome outcome = train({*source, model.likelihood, plan, loader, estimator, *communicator}, options, identity,
+  const Outcome outcome = train({*source, model.likelihood, plan, loader, *estimator, *communicator}, options, identity,
                                 state, [&](const StepReport& report) { progress(report); });
   progress.finish();
   if (outcome == Outcome::stopped) {
@@ -361,7 +362,7 @@ int run_train(const CommandContext& context) {
   }
   const Traffic& traffic = communicator->traffic();
   return conclude(context, line, state, outcome, start.directory,
-                  {{"bytes_sent", traffic.bytes_sent}, {"shards_per_rank", estimator.local_shards()}});
+                  {{"bytes_sent", traffic.bytes_sent}, {"shards_per_rank", estimator->local_shards()}});
 }
 
 }  // namespace credence

@@ -3,6 +3,7 @@
 #include <credence/checkpoint/run_directory.h>
 #include <credence/communication/factory.h>
 #include <credence/data/open.h>
+#include <credence/estimators/reparameterized.h>
 #include <credence/training/signals.h>
 #include <credence/training/train.h>
 

@@ -33,12 +33,13 @@ ProblemOptions normalized() {
 
 /// A network, its posterior and optimizer, and the estimator that trains them over a communicator.
 struct Trainer {
-  Trainer(Communicator& over, const ReparameterizedEstimator::Options& options,
-          const ProblemOptions& chosen = normalized(), const OptimizerOptions& rule = {.learning_rate = 0.05})
+  Trainer(Communicator& over, const Estimator::Options& options, const ProblemOptions& chosen = normalized(),
+          const OptimizerOptions& rule = {.learning_rate = 0.05}, const std::string& name = "reparam")
       : communicator(over),
         problem(chosen),
         optimizer(problem.posterior, rule),
-        estimator(problem.parts(over), options) {}
+        owned(test::make_estimator(name, problem.parts(over), options)),
+        estimator(*owned) {}
 
   /// `flags` beside the losses; the update follows.
   void step(std::int64_t number, std::span<const double> flags = {}) {
@@ -74,14 +75,15 @@ struct Trainer {
     for (const auto& [name, arena] : optimizer.state()) add(arena);
     for (const auto& [name, buffer] : problem.network.float_buffers()) list.push_back(buffer);
     for (const auto& [name, buffer] : problem.network.integer_buffers()) list.push_back(buffer);
-    list.push_back(torch::tensor({totals.mean_nll, totals.accuracy}, torch::kFloat64));
+    list.push_back(torch::tensor({totals.mean_nll, totals.minimised_nll, totals.accuracy}, torch::kFloat64));
     return list;
   }
 
   Communicator& communicator;
   Problem problem;
   Optimizer optimizer;
-  ReparameterizedEstimator estimator;
+  std::unique_ptr<Estimator> owned;
+  Estimator& estimator;
   StepTotals totals;
   GradientSum gradient;
   std::vector<torch::Tensor> sums;
@@ -100,11 +102,28 @@ int differences(const Trainer& a, const Trainer& b) {
 struct Choice {
   NoiseSharing noise;
   int samples;
+  std::string estimator = "reparam";
 };
-const Choice kChoices[] = {{NoiseSharing::shared, 1}, {NoiseSharing::shared, 2},     {NoiseSharing::shard, 1},
-                           {NoiseSharing::shard, 2},  {NoiseSharing::antithetic, 1}, {NoiseSharing::antithetic, 2}};
+const Choice kChoices[] = {{NoiseSharing::shared, 1},
+                           {NoiseSharing::shared, 2},
+                           {NoiseSharing::shard, 1},
+                           {NoiseSharing::shard, 2},
+                           {NoiseSharing::antithetic, 1},
+                           {NoiseSharing::antithetic, 2},
+                           {NoiseSharing::shared, 1, "flipout"},
+                           {NoiseSharing::shard, 2, "flipout"},
+                           {NoiseSharing::shared, 2, "local-reparam"},
+                           {NoiseSharing::shared, 2, "score"},
+                           {NoiseSharing::antithetic, 3, "score"}};
 
-ReparameterizedEstimator::Options options_of(const Choice& choice) {
+/// The score function has no gradient for point estimates, as norm parameters are by default.
+ProblemOptions normalized_for(const Choice& choice) {
+  ProblemOptions options = normalized();
+  if (choice.estimator == "score") options.families = {"mean-field", "norm=mean-field"};
+  return options;
+}
+
+Estimator::Options options_of(const Choice& choice) {
   return {.seed = 3, .shards = kShards, .samples = choice.samples, .noise = choice.noise, .bucket_bytes = 300};
 }
 
@@ -112,12 +131,13 @@ TEST(GradientsOverRanks, AreTheBitsOfOneRank) {
   const auto together = over_mpi();
   const auto alone = make_self_communicator();
   for (const Choice& choice : kChoices) {
-    Trainer expected(*alone, options_of(choice)), actual(*together, options_of(choice));
+    Trainer expected(*alone, options_of(choice), normalized_for(choice), {.learning_rate = 0.05}, choice.estimator);
+    Trainer actual(*together, options_of(choice), normalized_for(choice), {.learning_rate = 0.05}, choice.estimator);
     for (int step = 0; step < 5; ++step) {
       expected.step(step);
       actual.step(step);
-      EXPECT_EQ(differences(expected, actual), 0)
-          << "noise " << static_cast<int>(choice.noise) << ", " << choice.samples << " samples, step " << step;
+      EXPECT_EQ(differences(expected, actual), 0) << choice.estimator << ", noise " << static_cast<int>(choice.noise)
+                                                  << ", " << choice.samples << " samples, step " << step;
       EXPECT_EQ(expected.shards_run, kShards);
       EXPECT_EQ(actual.shards_run, kShards / together->size());
       EXPECT_EQ(actual.estimator.first_shard(), together->rank() * kShards / together->size());
@@ -152,7 +172,8 @@ TEST(GradientsOverRanks, DifferWhereTheAllReduceDoesNothing) {
   // Plays this rank; what other ranks would contribute is missing.
   const auto nothing = make_rehearsal_communicator(together->rank(), together->size());
   for (const Choice& choice : kChoices) {
-    Trainer expected(*alone, options_of(choice)), actual(*nothing, options_of(choice));
+    Trainer expected(*alone, options_of(choice), normalized_for(choice), {.learning_rate = 0.05}, choice.estimator);
+    Trainer actual(*nothing, options_of(choice), normalized_for(choice), {.learning_rate = 0.05}, choice.estimator);
     expected.step(0);
     actual.step(0);
     if (together->size() == 1) {
@@ -169,14 +190,14 @@ TEST(GradientsOverRanks, DifferWhereTheAllReduceDoesNothing) {
   }
 }
 
-TEST(GradientsOverRanks, CrossOnceForOneDrawAndTwiceForMany) {
+TEST(GradientsOverRanks, CrossOnceForOneDrawTwiceForManyAndNotAtAllForTheScoreFunction) {
   const auto world = over_mpi();
   const int size = world->size();
   for (const bool buffers : {false, true}) {
     for (const Choice& choice : kChoices) {
-      ProblemOptions chosen = normalized();
-      if (!buffers) chosen.network = "mlp:16";
-      Trainer trainer(*world, options_of(choice), chosen);
+      ProblemOptions chosen = normalized_for(choice);
+      if (!buffers) chosen.network = choice.samples > 2 ? "mlp:64,64" : "mlp:16";
+      Trainer trainer(*world, options_of(choice), chosen, {.learning_rate = 0.05}, choice.estimator);
       const double flags[] = {0.0, 0.0};
       for (int step = 0; step < 2; ++step) {
         const std::int64_t before = world->traffic().bytes_sent;
@@ -185,11 +206,14 @@ TEST(GradientsOverRanks, CrossOnceForOneDrawAndTwiceForMany) {
         // Arenas are cut into chunks of 64 elements at least: nothing is lost in rounding.
         const auto ring = [&](std::int64_t bytes) { return 2 * (size - 1) * bytes / size; };
         const std::int64_t arena = 4 * trainer.problem.network.layout().elements;
-        const bool one_draw = choice.noise == NoiseSharing::shared && choice.samples == 1;
-        const std::int64_t scalars = 8 * (3 + 2 + (buffers ? 1 : 0));  // loss, correct, not finite; flags; a counter
-        EXPECT_EQ(sent, (one_draw ? 1 : 2) * ring(arena) + (size - 1) * scalars +
-                            ring(4 * trainer.problem.network.buffer_arena().numel()))
-            << static_cast<int>(choice.noise) << " " << choice.samples << " " << buffers;
+        const bool one_draw =
+            choice.estimator == "reparam" && choice.noise == NoiseSharing::shared && choice.samples == 1;
+        // Of score: each rank's losses go to the others, one a draw, whatever the number of weights.
+        const std::int64_t gradients = choice.estimator == "score" ? (size - 1) * 8 * kShards * choice.samples / size
+                                                                   : (one_draw ? 1 : 2) * ring(arena);
+        const std::int64_t scalars = 8 * (4 + 2 + (buffers ? 1 : 0));  // losses, correct, not finite; flags; a counter
+        EXPECT_EQ(sent, gradients + (size - 1) * scalars + ring(4 * trainer.problem.network.buffer_arena().numel()))
+            << choice.estimator << " " << static_cast<int>(choice.noise) << " " << choice.samples << " " << buffers;
       }
     }
   }

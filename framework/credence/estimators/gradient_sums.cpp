@@ -11,6 +11,7 @@ GradientSums::GradientSums(Posterior& posterior, const Options& options) : poste
   const bool single = options_.local_shards == 1 && options_.samples == 1;
   options_.keep_in_place = options_.keep_in_place && single && !options_.two_sums;
   seen_.resize(posterior.segments().size());
+  seen_scale_.resize(posterior.segments().size());
   in_place_.resize(posterior.segments().size());
   if (options_.keep_in_place) return;
   const int depth = std::bit_width(static_cast<unsigned>(options_.local_shards));
@@ -27,6 +28,7 @@ void GradientSums::begin_step() {
 void GradientSums::begin_pass(const kernels::NoiseStream& noise) {
   noise_ = noise;
   std::fill(seen_.begin(), seen_.end(), false);
+  std::fill(seen_scale_.begin(), seen_scale_.end(), false);
   // A binary counter: before shard i there is one partial sum for every set bit of i.
   const auto shard = static_cast<unsigned>(pass_ / options_.samples);
   const bool last_sample = pass_ % options_.samples == options_.samples - 1;
@@ -46,14 +48,36 @@ bool GradientSums::take(int slot, const torch::Tensor& gradient) {
   ArenaKernels& kernels = posterior_.kernels();
   const bool accumulate = pass_ % options_.samples != 0;
   const Level& own = levels_[static_cast<std::size_t>(depth_)];
-  kernels.accumulate(segment, gradient.contiguous(), noise_, accumulate, own.sum, own.scaled);
+  const bool both = options_.two_sums && segment.gaussian && !is_apart(index);
+  kernels.accumulate(segment, gradient.contiguous(), noise_, accumulate, own.sum, both ? own.scaled : torch::Tensor());
   for (int level = depth_; level > depth_ - merges_; --level) {
     const Level& right = levels_[static_cast<std::size_t>(level)];
     const Level& left = levels_[static_cast<std::size_t>(level - 1)];
     kernels.add(segment, right.sum, left.sum);
-    if (options_.two_sums && segment.gaussian) kernels.add(segment, right.scaled, left.scaled);
+    if (both) kernels.add(segment, right.scaled, left.scaled);
   }
-  return pass_ == options_.local_shards * options_.samples - 1;
+  return is_last_pass() && (!is_apart(index) || seen_scale_[index]);
+}
+
+bool GradientSums::take_scale(int slot, const torch::Tensor& gradient, bool times_eps) {
+  const auto index = static_cast<std::size_t>(slot);
+  ensure(is_apart(index) && options_.two_sums, "a gradient of a scale that no sum expects");
+  seen_scale_[index] = true;
+  const kernels::Segment& segment = posterior_.segments()[index];
+  ArenaKernels& kernels = posterior_.kernels();
+  const bool accumulate = pass_ % options_.samples != 0;
+  const torch::Tensor& own = levels_[static_cast<std::size_t>(depth_)].scaled;
+  if (times_eps) {
+    if (!scratch_.defined()) scratch_ = torch::zeros_like(own);
+    kernels.accumulate(segment, gradient.contiguous(), noise_, accumulate, scratch_, own);
+  } else {
+    kernels.accumulate(segment, gradient.contiguous(), noise_, accumulate, own, {});
+  }
+  for (int level = depth_; level > depth_ - merges_; --level) {
+    kernels.add(segment, levels_[static_cast<std::size_t>(level)].scaled,
+                levels_[static_cast<std::size_t>(level - 1)].scaled);
+  }
+  return is_last_pass() && seen_[index];
 }
 
 int GradientSums::end_pass() {

@@ -18,6 +18,8 @@ class GradientSums {
     int samples = 1;
     bool two_sums = false;       // several draws: eps * gradient must be summed too
     bool keep_in_place = false;  // nothing will be communicated: one pass needs no copy into an arena
+    /// Slots whose dL/dscale comes by take_scale(), not as eps * gradient; empty: none.
+    std::vector<bool> apart{};
   };
   GradientSums(Posterior& posterior, const Options& options);
 
@@ -26,6 +28,9 @@ class GradientSums {
   void begin_pass(const kernels::NoiseStream& noise);
   /// One slot's gradient [shape of the slot]; true when the slot's sum over this rank is final.
   bool take(int slot, const torch::Tensor& gradient);
+  /// The gradient behind one slot's dL/dscale: of the weights' deviation scale * eps (`times_eps`), or dL/dscale
+  /// itself.
+  bool take_scale(int slot, const torch::Tensor& gradient, bool times_eps);
   /// After the backward pass: the first slot that received no gradient, or -1.
   int end_pass();
 
@@ -40,11 +45,15 @@ class GradientSums {
     torch::Tensor sum, scaled;
   };
 
+  bool is_apart(std::size_t index) const { return !options_.apart.empty() && options_.apart[index]; }
+  bool is_last_pass() const { return pass_ == options_.local_shards * options_.samples - 1; }
+
   Posterior& posterior_;
   Options options_;
   std::vector<Level> levels_;
   std::vector<torch::Tensor> in_place_;
-  std::vector<bool> seen_;
+  std::vector<bool> seen_, seen_scale_;
+  torch::Tensor scratch_;
   kernels::NoiseStream noise_;
   int pass_ = 0;    // of this step
   int depth_ = 0;   // partial sums below the present shard's

@@ -28,7 +28,7 @@ ComplexitySums measure_complexity(Posterior& posterior, std::span<const double> 
   return sums;
 }
 
-ObjectiveValue evaluate_objective(const Objective& objective, const Objective::Weights& weights, double mean_nll,
+ObjectiveValue evaluate_objective(const Objective& objective, const Objective::Weights& weights, const MeanNll& nll,
                                   const PosteriorPlan& plan, const ComplexitySums& sums) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   double cross_entropy = 0.0;
@@ -60,10 +60,11 @@ ObjectiveValue evaluate_objective(const Objective& objective, const Objective::W
   cross_entropy /= members;
   entropy /= members;
   kl /= members;
-  value.expected_log_likelihood = -static_cast<double>(objective.dataset_size) * mean_nll;
+  const auto examples = static_cast<double>(objective.dataset_size);
+  value.expected_log_likelihood = -examples * nll.reported;
   value.kl = random ? kl : nan;
   value.elbo = objective.is_bound && has_bound(plan) ? value.expected_log_likelihood - value.kl : nan;
-  value.objective = -value.expected_log_likelihood + weights.cross_entropy * cross_entropy - weights.entropy * entropy;
+  value.objective = examples * nll.minimised + weights.cross_entropy * cross_entropy - weights.entropy * entropy;
   return value;
 }
 

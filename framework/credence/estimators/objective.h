@@ -48,8 +48,15 @@ ComplexitySums measure_complexity(Posterior& posterior, std::span<const double> 
 /// Terms for the priors charged at draws.
 void append_charged_terms(const PosteriorPlan& plan, std::span<const double> prior_nats, std::vector<TermNats>& terms);
 
-/// `mean_nll`: nats per example under the posterior whose sums these are.
-ObjectiveValue evaluate_objective(const Objective& objective, const Objective::Weights& weights, double mean_nll,
+/// Nats per example under the posterior: with weight draws, which is what the ELBO is made of, and with the noise of the
+/// estimator, whose gradient the objective follows. Equal in expectation for most estimators.
+struct MeanNll {
+  MeanNll(double both) : reported(both), minimised(both) {}
+  MeanNll(double with_draws, double with_noise) : reported(with_draws), minimised(with_noise) {}
+  double reported, minimised;
+};
+/// `sums`: of the posterior that `nll` is of.
+ObjectiveValue evaluate_objective(const Objective& objective, const Objective::Weights& weights, const MeanNll& nll,
                                   const PosteriorPlan& plan, const ComplexitySums& sums);
 
 }  // namespace credence

@@ -46,6 +46,19 @@ std::uint32_t random_word(const NoiseStream& stream, std::int64_t element) {
   return words[static_cast<std::size_t>(element % kNoiseGroup / kBlocksPerGroup)];
 }
 
+void random_words(const NoiseStream& stream, std::span<std::uint32_t> words) {
+  const Key key = stream.key();
+  for (std::size_t group = 0; group < words.size(); group += kNoiseGroup) {
+    for (std::size_t l = 0; l < kBlocksPerGroup; ++l) {
+      const Counter block = block_of_group(stream, key, static_cast<std::int64_t>(group), static_cast<std::int64_t>(l));
+      for (std::size_t w = 0; w < block.size(); ++w) {
+        const std::size_t element = group + w * kBlocksPerGroup + l;
+        if (element < words.size()) words[element] = block[w];
+      }
+    }
+  }
+}
+
 float standard_normal(const NoiseStream& stream, std::int64_t element) {
   const Counter words = block_of_group(stream, stream.key(), element, element % kBlocksPerGroup);
   const auto word = static_cast<std::size_t>(element % kNoiseGroup / kBlocksPerGroup);

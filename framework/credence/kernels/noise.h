@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 namespace credence::kernels {
 
@@ -14,7 +15,9 @@ enum class Purpose : std::uint8_t {
   module = 5,          // seed of a module's own generator (dropout layers of a user's network)
   prediction = 6,      // eps of a posterior draw in evaluation
   data = 7,            // generated datasets
-  structure = 8        // masks and factors of a posterior's draw; of one in evaluation too, told apart by step
+  structure = 8,       // masks and factors of a posterior's draw; of one in evaluation too, told apart by step
+  signs = 9,           // of Flipout, per example and layer
+  activations = 10     // eps of local reparameterisation, per example and layer
 };
 
 using Counter = std::array<std::uint32_t, 4>;
@@ -46,5 +49,8 @@ float standard_normal(const NoiseStream& stream, std::int64_t element);
 
 /// Uniform 32-bit word of one element, same dealing as standard_normal.
 std::uint32_t random_word(const NoiseStream& stream, std::int64_t element);
+
+/// The words of elements 0, 1, ..., at the price of one Philox block for four.
+void random_words(const NoiseStream& stream, std::span<std::uint32_t> words);
 
 }  // namespace credence::kernels

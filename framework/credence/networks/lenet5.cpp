@@ -1,5 +1,6 @@
 #include "credence/base/errors.h"
 #include "credence/networks/initialization.h"
+#include "credence/networks/layers.h"
 #include "credence/networks/zoo.h"
 
 namespace credence {
@@ -10,13 +11,12 @@ constexpr std::int64_t kLenetPixels = 28;
 /// [B, C, H, W] -> [B, outputs]. The first convolution pads by two, so that 28 px give LeNet-5's own 400 features.
 struct LeNet5Impl : torch::nn::Module {
   LeNet5Impl(std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t outputs) {
-    using namespace torch::nn;
     const auto features = [](std::int64_t pixels) { return (pixels / 2 - 4) / 2; };
-    conv1 = register_module("conv1", Conv2d(Conv2dOptions(channels, 6, 5).padding(2)));
-    conv2 = register_module("conv2", Conv2d(Conv2dOptions(6, 16, 5)));
-    fc1 = register_module("fc1", Linear(16 * features(height) * features(width), 120));
-    fc2 = register_module("fc2", Linear(120, 84));
-    fc3 = register_module("fc3", Linear(84, outputs));
+    conv1 = register_module("conv1", Conv2d(torch::nn::Conv2dOptions(channels, 6, 5).padding(2)));
+    conv2 = register_module("conv2", Conv2d(torch::nn::Conv2dOptions(6, 16, 5)));
+    fc1 = register_module("fc1", Linear(torch::nn::LinearOptions(16 * features(height) * features(width), 120)));
+    fc2 = register_module("fc2", Linear(torch::nn::LinearOptions(120, 84)));
+    fc3 = register_module("fc3", Linear(torch::nn::LinearOptions(84, outputs)));
   }
 
   torch::Tensor forward(torch::Tensor x) {
@@ -27,8 +27,8 @@ struct LeNet5Impl : torch::nn::Module {
     return fc3(x);
   }
 
-  torch::nn::Conv2d conv1{nullptr}, conv2{nullptr};
-  torch::nn::Linear fc1{nullptr}, fc2{nullptr}, fc3{nullptr};
+  Conv2d conv1{nullptr}, conv2{nullptr};
+  Linear fc1{nullptr}, fc2{nullptr}, fc3{nullptr};
 };
 TORCH_MODULE(LeNet5);
 

@@ -3,6 +3,7 @@
 #include "credence/base/errors.h"
 #include "credence/base/text.h"
 #include "credence/networks/initialization.h"
+#include "credence/networks/layers.h"
 #include "credence/networks/zoo.h"
 
 namespace credence {
@@ -18,7 +19,7 @@ struct MlpImpl : torch::nn::Module {
     sizes.push_back(outputs);
     for (const std::int64_t size : sizes) {
       layers_.push_back(register_module("fc" + std::to_string(layers_.size() + 1),
-                                        torch::nn::Linear(torch::nn::LinearOptions(previous, size).bias(bias))));
+                                        Linear(torch::nn::LinearOptions(previous, size).bias(bias))));
       previous = size;
     }
   }
@@ -34,7 +35,7 @@ struct MlpImpl : torch::nn::Module {
 
  private:
   Nonlinearity nonlinearity_;
-  std::vector<torch::nn::Linear> layers_;
+  std::vector<Linear> layers_;
 };
 TORCH_MODULE(Mlp);
 

@@ -3,6 +3,8 @@
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "credence/base/errors.h"
@@ -53,12 +55,24 @@ void convert(torch::nn::Module& module, torch::Dtype dtype, torch::Device device
 
 }  // namespace
 
+void on_gradient(const torch::Tensor& leaf, std::function<void(torch::Tensor)> take) {
+  torch::autograd::impl::set_post_acc_grad_hooks(leaf, std::make_unique<GradientHook>(std::move(take)));
+}
+
 bool is_norm_layer(const torch::nn::Module& module) {
   using namespace torch::nn;
   return dynamic_cast<const BatchNorm1dImpl*>(&module) || dynamic_cast<const BatchNorm2dImpl*>(&module) ||
          dynamic_cast<const BatchNorm3dImpl*>(&module) || dynamic_cast<const InstanceNorm1dImpl*>(&module) ||
          dynamic_cast<const InstanceNorm2dImpl*>(&module) || dynamic_cast<const InstanceNorm3dImpl*>(&module) ||
          dynamic_cast<const LayerNormImpl*>(&module) || dynamic_cast<const GroupNormImpl*>(&module);
+}
+
+bool normalizes_over_batch(torch::nn::Module& module) {
+  using namespace torch::nn;
+  const auto parts = module.modules();
+  return std::any_of(parts.begin(), parts.end(), [](const auto& part) {
+    return part->template as<BatchNorm1d>() || part->template as<BatchNorm2d>() || part->template as<BatchNorm3d>();
+  });
 }
 
 Network::Network(torch::nn::AnyModule module, torch::Dtype dtype, torch::Device device,
@@ -69,6 +83,7 @@ Network::Network(torch::nn::AnyModule module, torch::Dtype dtype, torch::Device 
     likelihood_parameter_ = torch::tensor(raw_scales, torch::kFloat64).to(device, dtype).set_requires_grad(true);
   }
   build_layout();
+  find_noisy_layers();
   bind_buffers();
 }
 
@@ -118,12 +133,35 @@ void Network::add_slot(Slot slot, const torch::Tensor& parameter) {
   slot.count = parameter.numel();
   layout_.elements += padded(slot.count);
   const int index = static_cast<int>(layout_.slots.size());
-  torch::autograd::impl::set_post_acc_grad_hooks(
-      parameter, std::make_unique<GradientHook>([holder = sink_, index](torch::Tensor gradient) {
-        if (holder->sink) holder->sink(index, std::move(gradient));
-      }));
+  on_gradient(parameter, [holder = sink_, index](torch::Tensor gradient) {
+    if (holder->sink) holder->sink(index, std::move(gradient));
+  });
   layout_.slots.push_back(std::move(slot));
   parameters_.push_back(parameter);
+}
+
+void Network::find_noisy_layers() {
+  std::unordered_map<const void*, int> slot_of, uses;
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    slot_of[parameters_[i].unsafeGetTensorImpl()] = static_cast<int>(i);
+  const auto modules = module_.ptr()->named_modules();
+  for (const auto& part : modules) {
+    for (const auto& item : part.value()->named_parameters(/*recurse=*/false))
+      ++uses[item.value().unsafeGetTensorImpl()];
+  }
+  for (const auto& part : modules) {
+    auto* const layer = dynamic_cast<NoisyLayer*>(part.value().get());
+    if (layer == nullptr) continue;
+    Noisy noisy{layer, part.key()};
+    bool own = true;
+    for (const auto& item : part.value()->named_parameters(/*recurse=*/false)) {
+      const void* const parameter = item.value().unsafeGetTensorImpl();
+      own = own && uses[parameter] == 1;
+      const auto slot = slot_of.find(parameter);
+      if (slot != slot_of.end()) (item.key() == "bias" ? noisy.bias : noisy.weight) = slot->second;
+    }
+    if (own && noisy.weight >= 0) noisy_layers_.push_back(noisy);
+  }
 }
 
 void Network::bind_buffers() {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "credence/networks/layers.h"
 #include "credence/networks/layout.h"
 
 namespace credence {
@@ -49,6 +50,16 @@ class Network {
   using GradientSink = std::function<void(int slot, torch::Tensor gradient)>;
   void set_gradient_sink(GradientSink sink);
 
+  /// A layer of layers.h and the slots of its parameters; -1: it has none, or one that is not trained. Layers that
+  /// share a parameter with another module are left out.
+  struct Noisy {
+    NoisyLayer* layer;
+    std::string name;
+    int weight = -1;
+    int bias = -1;
+  };
+  const std::vector<Noisy>& noisy_layers() const noexcept { return noisy_layers_; }
+
   /// Floating-point module buffers (batch-norm statistics) as views of one flat arena [elements]; may be empty.
   const torch::Tensor& buffer_arena() const noexcept { return buffer_arena_; }
   /// All buffers by name: views of the arena, and the integer ones themselves.
@@ -61,6 +72,7 @@ class Network {
   struct SinkHolder;
   void build_layout();
   void add_slot(Slot slot, const torch::Tensor& parameter);
+  void find_noisy_layers();
   void bind_buffers();
 
   mutable torch::nn::AnyModule module_;
@@ -69,13 +81,19 @@ class Network {
   torch::Tensor likelihood_parameter_;  // [D]; undefined without
   Layout layout_;
   std::vector<torch::Tensor> parameters_;  // in layout order
+  std::vector<Noisy> noisy_layers_;
   std::shared_ptr<SinkHolder> sink_;
   torch::Tensor buffer_arena_;
   std::vector<std::pair<std::string, torch::Tensor>> float_buffers_;
   std::vector<std::pair<std::string, torch::Tensor>> integer_buffers_;
 };
 
+/// Calls `take` with a leaf's gradient as soon as backward has it; `.grad` stays empty.
+void on_gradient(const torch::Tensor& leaf, std::function<void(torch::Tensor)> take);
+
 /// Whether a module is a normalisation layer, whose scale and shift are point estimates by default.
 bool is_norm_layer(const torch::nn::Module& module);
+/// Whether an example's output depends on the other examples of its batch: a layer of batch normalisation in training.
+bool normalizes_over_batch(torch::nn::Module& module);
 
 }  // namespace credence

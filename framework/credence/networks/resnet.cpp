@@ -1,19 +1,21 @@
 #include "credence/base/errors.h"
 #include "credence/networks/initialization.h"
+#include "credence/networks/layers.h"
 #include "credence/networks/zoo.h"
 
 namespace credence {
 namespace {
 
-using namespace torch::nn;
+using torch::nn::BatchNorm2d;
+using torch::nn::Sequential;
 
 Conv2d conv3x3(std::int64_t inputs, std::int64_t outputs, std::int64_t stride) {
-  return Conv2d(Conv2dOptions(inputs, outputs, 3).stride(stride).padding(1).bias(false));
+  return Conv2d(torch::nn::Conv2dOptions(inputs, outputs, 3).stride(stride).padding(1).bias(false));
 }
 
 /// Two 3x3 convolutions around a shortcut without parameters: where the shape changes, every second pixel and zeros for
 /// the new channels (option A of He et al. 2016, sec. 4.2).
-struct BasicBlockImpl : Module {
+struct BasicBlockImpl : torch::nn::Module {
   BasicBlockImpl(std::int64_t inputs, std::int64_t outputs, std::int64_t stride)
       : new_channels_(outputs - inputs), stride_(stride) {
     conv1 = register_module("conv1", conv3x3(inputs, outputs, stride));
@@ -46,7 +48,7 @@ TORCH_MODULE(BasicBlock);
 
 constexpr int kBlocksPerStage = 3;
 
-struct ResNet20Impl : Module {
+struct ResNet20Impl : torch::nn::Module {
   ResNet20Impl(std::int64_t channels, std::int64_t outputs) {
     conv1 = register_module("conv1", conv3x3(channels, 16, 1));
     bn1 = register_module("bn1", BatchNorm2d(16));
@@ -60,7 +62,7 @@ struct ResNet20Impl : Module {
       }
       stages_.push_back(register_module("layer" + std::to_string(stage + 1), blocks));
     }
-    fc = register_module("fc", Linear(64, outputs));
+    fc = register_module("fc", Linear(torch::nn::LinearOptions(64, outputs)));
   }
 
   torch::Tensor forward(torch::Tensor x) {

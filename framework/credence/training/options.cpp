@@ -35,7 +35,9 @@ constexpr std::array kOptions = {
                "FILE: start at a checkpoint or a safetensors state dict; default: at the prior where that is one"},
     OptionInfo{"initial-scale", "0.0067", identity, false,
                "standard deviation of every Gaussian weight at the start; ivon: see --hess-init"},
-    OptionInfo{"estimator", "reparam", identity, false, "reparam: reparameterised weight noise"},
+    OptionInfo{"estimator", "reparam", identity, false,
+               "reparam | flipout | local-reparam | score: reparameterised weight noise, noise of its own for every "
+               "example in linear layers and convolutions, or the score function of 2 --weight-samples and more"},
     OptionInfo{"noise", "shared", identity, false, "shared | shard | antithetic: who draws the same weights in a step"},
     OptionInfo{"weight-samples", "1", identity, false, "weight draws per shard and step"},
     OptionInfo{"kl-weight", "1", identity, false, "L in NLL + L * KL"},

@@ -180,7 +180,7 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     if (!std::isfinite(update.gradient_norm)) report_not_finite(parts, state, "the gradient");
     complexity.kernels = std::move(update.sums);
     const ObjectiveValue value =
-        evaluate_objective(options.objective, weights, totals.mean_nll, state.posterior.plan(), complexity);
+        evaluate_objective(options.objective, weights, {totals.mean_nll, totals.minimised_nll}, state.posterior.plan(), complexity);
 
     ++state.step;
     state.epoch = parts.plan.epochs(state.step);

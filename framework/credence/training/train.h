@@ -6,8 +6,8 @@
 
 #include "credence/communication/communicator.h"
 #include "credence/data/loader.h"
+#include "credence/estimators/estimator.h"
 #include "credence/estimators/objective.h"
-#include "credence/estimators/reparameterized.h"
 #include "credence/optimizers/optimizer.h"
 #include "credence/optimizers/schedule.h"
 #include "credence/training/run_state.h"
@@ -30,7 +30,7 @@ struct TrainingParts {
   const Likelihood& likelihood;
   const SamplingPlan& plan;
   Loader& loader;  // begins at state.step and the estimator's first shard
-  ReparameterizedEstimator& estimator;
+  Estimator& estimator;
   Communicator& communicator;
 };
 

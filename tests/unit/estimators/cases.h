@@ -11,8 +11,11 @@
 #include <vector>
 
 #include "credence/communication/factory.h"
+#include "credence/estimators/activation_noise.h"
 #include "credence/estimators/objective.h"
 #include "credence/estimators/reparameterized.h"
+#include "credence/estimators/score.h"
+#include "credence/networks/layers.h"
 #include "credence/networks/zoo.h"
 #include "credence/optimizers/optimizer.h"
 
@@ -27,27 +30,38 @@ inline torch::Tensor waves(std::vector<std::int64_t> shape, double rate, torch::
 /// Batch normalisation between two layers, with its float and integer buffers.
 struct Normalized : torch::nn::Module {
   Normalized(std::int64_t inputs, std::int64_t outputs)
-      : first(register_module("first", torch::nn::Linear(inputs, 4))),
+      : first(register_module("first", Linear(torch::nn::LinearOptions(inputs, 4)))),
         norm(register_module("norm", torch::nn::BatchNorm1d(4))),
-        last(register_module("last", torch::nn::Linear(4, outputs))) {}
+        last(register_module("last", Linear(torch::nn::LinearOptions(4, outputs)))) {}
   torch::Tensor forward(torch::Tensor x) { return last(torch::tanh(norm(first(x)))); }
-  torch::nn::Linear first;
+  Linear first;
   torch::nn::BatchNorm1d norm;
-  torch::nn::Linear last;
+  Linear last;
 };
 
-/// `normalized`, or a network of the zoo.
+/// A convolution with padding and stride over images [2, 4, 4], tanh, and a linear layer.
+struct Convolved : torch::nn::Module {
+  explicit Convolved(std::int64_t outputs)
+      : conv(register_module("conv", Conv2d(torch::nn::Conv2dOptions(2, 3, 3).padding(1).stride(2)))),
+        last(register_module("last", Linear(torch::nn::LinearOptions(12, outputs)))) {}
+  torch::Tensor forward(torch::Tensor x) { return last(torch::tanh(conv(x.view({-1, 2, 4, 4}))).flatten(1)); }
+  Conv2d conv;
+  Linear last;
+};
+
+/// `normalized`, `convolved` (32 inputs), or a network of the zoo.
 inline torch::nn::AnyModule module_of(const std::string& spec, std::int64_t inputs, std::int64_t outputs) {
-  if (spec != "normalized") {
-    ExampleSpec examples;
-    examples.input_shape = {inputs};
-    return build_module(spec, examples, outputs, 3);
-  }
-  const auto module = std::make_shared<Normalized>(inputs, outputs);
-  const torch::NoGradGuard no_grad;
-  double rate = 0.7;
-  for (auto& parameter : module->parameters()) parameter.copy_(waves(parameter.sizes().vec(), rate += 0.4));
-  return torch::nn::AnyModule(module);
+  const auto waved = [](const auto& module) {
+    const torch::NoGradGuard no_grad;
+    double rate = 0.7;
+    for (auto& parameter : module->parameters()) parameter.copy_(waves(parameter.sizes().vec(), rate += 0.4));
+    return torch::nn::AnyModule(module);
+  };
+  if (spec == "normalized") return waved(std::make_shared<Normalized>(inputs, outputs));
+  if (spec == "convolved") return waved(std::make_shared<Convolved>(outputs));
+  ExampleSpec examples;
+  examples.input_shape = {inputs};
+  return build_module(spec, examples, outputs, 3);
 }
 
 struct ProblemOptions {
@@ -96,6 +110,15 @@ struct Problem {
   Network network;
   Posterior posterior;
 };
+
+/// `reparam`, `flipout`, `local-reparam` or `score`.
+inline std::unique_ptr<Estimator> make_estimator(const std::string& name, const Estimator::Parts& parts,
+                                                 const Estimator::Options& options) {
+  if (name == "score") return std::make_unique<ScoreEstimator>(parts, options);
+  if (name == "reparam") return std::make_unique<ReparameterizedEstimator>(parts, options);
+  return std::make_unique<ActivationNoiseEstimator>(
+      parts, options, name == "flipout" ? ActivationNoise::Kind::flipout : ActivationNoise::Kind::local);
+}
 
 /// The examples of `shards` shards of one step, `size` each; the same whole batch however it is cut.
 inline std::vector<Examples> examples_of(const Problem& problem, int shards, std::int64_t size, double rate = 0.9) {
