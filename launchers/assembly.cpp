@@ -232,7 +232,8 @@ std::unique_ptr<Estimator> build_estimator(const OptionValues& values, const Mac
   if (name == "local-reparam")
     return std::make_unique<ActivationNoiseEstimator>(parts, options, ActivationNoise::Kind::local);
   if (name == "score") return std::make_unique<ScoreEstimator>(parts, options);
-  refuse_unknown("estimator", name, {"reparam", "flipout", "local-reparam", "score"});
+  const std::vector<std::string> known = {"reparam", "flipout", "local-reparam", "score"};
+  refuse_unknown("estimator", name, known);
 }
 
 std::unique_ptr<Checkpoint> newest_checkpoint(const std::filesystem::path& directory) {

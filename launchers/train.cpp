@@ -175,9 +175,9 @@ void log_start_table(const Figures& figures, Communicator& control) {
   log_info("data       {}: {} examples, {} a step in {} shard{}", values.text("data"), figures.source.size(),
            values.text("batch"), values.text("shards"), values.text("shards") == "1" ? "" : "s");
   log_info("network    {}: {} parameters, {} of them Gaussian", values.text("network"), layout.parameters(), gaussian);
-  log_info("posterior  {} | prior {} | likelihood {} | estimator {} | noise {}", fmt::join(values.texts("posterior"), " "),
-           fmt::join(values.texts("prior"), " "), values.text("likelihood"), values.text("estimator"),
-           values.text("noise"));
+  log_info("posterior  {} | prior {} | likelihood {} | estimator {} | noise {}",
+           fmt::join(values.texts("posterior"), " "), fmt::join(values.texts("prior"), " "), values.text("likelihood"),
+           values.text("estimator"), values.text("noise"));
   log_info("optimizer  {} lr {} ({}), {} steps, seed {}", values.text("optimizer"), values.text("lr"),
            values.text("lr-schedule"), figures.total_steps, values.text("seed"));
   if (values.text("augment") != "none") {

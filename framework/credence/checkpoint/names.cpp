@@ -29,10 +29,8 @@ struct Group {
   const char* form;
 };
 constexpr Group kGroups[] = {
-    {"posterior", 3, "posterior/TENSOR/KIND"},
-    {"optimizer", 3, "optimizer/SLOT/TENSOR"},
-    {"buffers", 2, "buffers/TENSOR"},
-    {"prior", 3, "prior/TENSOR/KIND"},
+    {"posterior", 3, "posterior/TENSOR/KIND"}, {"optimizer", 3, "optimizer/SLOT/TENSOR"},
+    {"buffers", 2, "buffers/TENSOR"},          {"prior", 3, "prior/TENSOR/KIND"},
     {"history", 2, "history/SERIES"},
 };
 

@@ -48,8 +48,8 @@ ComplexitySums measure_complexity(Posterior& posterior, std::span<const double> 
 /// Terms for the priors charged at draws.
 void append_charged_terms(const PosteriorPlan& plan, std::span<const double> prior_nats, std::vector<TermNats>& terms);
 
-/// Nats per example under the posterior: with weight draws, which is what the ELBO is made of, and with the noise of the
-/// estimator, whose gradient the objective follows. Equal in expectation for most estimators.
+/// Nats per example under the posterior: with weight draws, which is what the ELBO is made of, and with the noise of
+/// the estimator, whose gradient the objective follows. Equal in expectation for most estimators.
 struct MeanNll {
   MeanNll(double both) : reported(both), minimised(both) {}
   MeanNll(double with_draws, double with_noise) : reported(with_draws), minimised(with_noise) {}

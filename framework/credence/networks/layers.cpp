@@ -41,8 +41,8 @@ torch::Tensor NoisyLayer::noisy(const torch::Tensor& x, const torch::Tensor& mea
   return mean + per_channel(inputs, outputs) * map(x * per_channel(0, inputs), second_.weight, second_.bias);
 }
 
-LinearImpl::LinearImpl(const torch::nn::LinearOptions& options)
-    : torch::nn::LinearImpl(options), NoisyLayer(/*convolves=*/false) {}
+LinearImpl::LinearImpl(const torch::nn::LinearOptions& chosen)
+    : torch::nn::LinearImpl(chosen), NoisyLayer(/*convolves=*/false) {}
 
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
   const torch::Tensor mean = torch::nn::LinearImpl::forward(x);
@@ -52,14 +52,14 @@ torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
           "--estimator reparam",
           x.dim());
   return noisy(x, mean, options.out_features(),
-               [](const torch::Tensor& inputs, const torch::Tensor& weight, const torch::Tensor& bias) {
-                 return torch::nn::functional::linear(inputs, weight, bias);
+               [](const torch::Tensor& inputs, const torch::Tensor& w, const torch::Tensor& b) {
+                 return torch::nn::functional::linear(inputs, w, b);
                });
 }
 
-Conv2dImpl::Conv2dImpl(const torch::nn::Conv2dOptions& options)
-    : torch::nn::Conv2dImpl(options), NoisyLayer(/*convolves=*/true) {
-  require(std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode()),
+Conv2dImpl::Conv2dImpl(const torch::nn::Conv2dOptions& chosen)
+    : torch::nn::Conv2dImpl(chosen), NoisyLayer(/*convolves=*/true) {
+  require(std::holds_alternative<torch::enumtype::kZeros>(chosen.padding_mode()),
           "credence::Conv2d pads with zeros; use torch::nn::Conv2d for other padding");
 }
 
@@ -71,8 +71,8 @@ torch::Tensor Conv2dImpl::forward(const torch::Tensor& x) {
           "axes; use --estimator reparam",
           x.dim());
   return noisy(x, mean, options.out_channels(),
-               [this](const torch::Tensor& inputs, const torch::Tensor& weight, const torch::Tensor& bias) {
-                 return torch::nn::functional::detail::conv2d(inputs, weight, bias, options.stride(), options.padding(),
+               [this](const torch::Tensor& inputs, const torch::Tensor& w, const torch::Tensor& b) {
+                 return torch::nn::functional::detail::conv2d(inputs, w, b, options.stride(), options.padding(),
                                                               options.dilation(), options.groups());
                });
 }

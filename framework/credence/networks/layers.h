@@ -55,7 +55,7 @@ class NoisyLayer {
 /// torch::nn::Linear for inputs [B, features], same parameters and numbers.
 class LinearImpl : public torch::nn::LinearImpl, public NoisyLayer {
  public:
-  explicit LinearImpl(const torch::nn::LinearOptions& options);
+  explicit LinearImpl(const torch::nn::LinearOptions& chosen);
   torch::Tensor forward(const torch::Tensor& x);
 };
 TORCH_MODULE(Linear);
@@ -63,7 +63,7 @@ TORCH_MODULE(Linear);
 /// torch::nn::Conv2d with zero padding, same parameters and numbers.
 class Conv2dImpl : public torch::nn::Conv2dImpl, public NoisyLayer {
  public:
-  explicit Conv2dImpl(const torch::nn::Conv2dOptions& options);
+  explicit Conv2dImpl(const torch::nn::Conv2dOptions& chosen);
   torch::Tensor forward(const torch::Tensor& x);
 };
 TORCH_MODULE(Conv2d);

@@ -179,8 +179,8 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
                    .next_draw = last ? std::nullopt : std::optional(parts.estimator.first_draw(state.step + 1))});
     if (!std::isfinite(update.gradient_norm)) report_not_finite(parts, state, "the gradient");
     complexity.kernels = std::move(update.sums);
-    const ObjectiveValue value =
-        evaluate_objective(options.objective, weights, {totals.mean_nll, totals.minimised_nll}, state.posterior.plan(), complexity);
+    const ObjectiveValue value = evaluate_objective(options.objective, weights, {totals.mean_nll, totals.minimised_nll},
+                                                    state.posterior.plan(), complexity);
 
     ++state.step;
     state.epoch = parts.plan.epochs(state.step);

@@ -18,8 +18,8 @@ using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
 struct Case {
-  const char* name;
-  const char* estimator;
+  const char* name = "";
+  const char* estimator = "";
   ProblemOptions problem = {};
   int shards = 2;
   int samples = 1;

@@ -20,7 +20,7 @@ struct Case {
   int shards = 1;
   int samples = 1;
   NoiseSharing noise = NoiseSharing::shared;
-  int draws = 4000;  // steps
+  int draws = 6000;  // steps
 };
 
 /// Mean and standard error of a gradient over independent steps.

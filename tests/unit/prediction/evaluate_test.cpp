@@ -283,8 +283,8 @@ TEST_F(Mlp, IsRestoredAndInEvaluationModeMeanwhile) {
   };
   auto probe = std::make_shared<Probe>(build_module("linear", source_.spec(), 3, 1));
   Network network{torch::nn::AnyModule(probe)};
-  Posterior posterior(plan_posterior(network.layout(), parse_families({}), parse_priors({"normal:1"})), network.values(),
-                      0.1, 1);
+  Posterior posterior(plan_posterior(network.layout(), parse_families({}), parse_priors({"normal:1"})),
+                      network.values(), 0.1, 1);
   network.bind(posterior.weights());
   EvaluationParts parts{.network = network,
                         .posterior = posterior,
