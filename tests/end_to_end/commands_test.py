@@ -84,7 +84,7 @@ class Commands(RunTest):
         report = self.succeed("doctor", "--json", ranks=2).json
         self.assertTrue(all(finding["good"] for finding in report.values()), report)
         self.assertIn("train", self.succeed("--help").stdout)
-        for command in ("train", "evaluate", "inspect", "doctor"):
+        for command in ("train", "evaluate", "predict", "export", "inspect", "doctor"):
             self.assertIn("--help", self.succeed(command, "--help").stdout)
 
     def test_json_is_the_last_line_of_stdout(self):
