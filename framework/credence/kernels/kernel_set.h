@@ -43,11 +43,11 @@ struct UpdateRule {
   double hess_init = 0.1;            // IVON: the Hessian at the start; of point segments always
   double clip_radius = std::numeric_limits<double>::infinity();  // IVON: largest step before the learning rate
   std::int64_t step = 1;                                         // 1 for the first update: debiasing of Adam and IVON
-  double gradient_multiplier = 1.0;     // what turns the sums into means: 1 / (shards * samples)
-  double cross_entropy_weight = 0.0;    // of E_q[-log p(w)] in the objective, already divided by N
-  double entropy_weight = 0.0;          // of -H[q] in the objective, already divided by N
-  double clip_multiplier = 1.0;         // applied to the whole gradient of the objective; not by IVON
-  std::span<const SegmentRates> rates;  // LARS: one per segment; empty: 1
+  double gradient_multiplier = 1.0;          // what turns the sums into means: 1 / (shards * samples)
+  double cross_entropy_weight = 0.0;         // of E_q[-log p(w)] in the objective, already divided by N
+  double entropy_weight = 0.0;               // of -H[q] in the objective, already divided by N
+  double clip_multiplier = 1.0;              // applied to the whole gradient of the objective; not by IVON
+  std::span<const SegmentRates> rates = {};  // LARS: one per segment; empty: 1
 };
 
 /// Arrays over a whole arena, indexed by element. T is float or double.
