@@ -53,6 +53,20 @@ class CommandLine(RunTest):
         self.refuse("train", *MOONS[:2], "--network", "lenet5", words=("lenet5",))
         self.refuse("train", *MOONS, "--noise", "antithetic", "--shards", "1", ranks=1, words=("antithetic",))
 
+    def test_estimators_that_do_not_fit(self):
+        self.refuse("train", *MOONS, "--estimator", "score", words=("--weight-samples is 1", "--estimator reparam"))
+        self.refuse("train", *MOONS[:2], "--network", "mlp:1000,1000", "--estimator", "score", "--weight-samples", "8",
+                    words=("1006002 weights", "--weight-samples 101"))
+        self.refuse("train", *MOONS, "--estimator", "score", "--weight-samples", "4", "--posterior", "fc1=point",
+                    words=("fc1.weight", "mean-field"))
+        self.refuse("train", *MOONS, "--estimator", "flipout", "--posterior", "dropout:0.1", words=("dropout:0.1", "reparam"))
+        self.refuse("train", *MOONS[:2], "--network", "constant", "--estimator", "local-reparam", words=("credence::Linear",))
+        self.refuse("train", *MOONS, "--estimator", "flipout", "--noise", "antithetic", words=("--noise shared",))
+
+    def test_posteriors_that_do_not_fit(self):
+        self.refuse("train", *MOONS, "--posterior", "point", "--prior", "horseshoe:0.1", words=("infinite at zero", "mean-field"))
+        self.refuse("train", "--network", "resnet20", "--posterior", "full-rank", words=("4096", "low-rank:K"))
+
     def test_ranks_and_shards(self):
         self.refuse("train", *MOONS, "--shards", "2", ranks=4, words=("--shards 2", "4 ranks"))
         self.refuse("train", *MOONS, "--shards", "6", "--reduction", "tree", words=("power of two",))

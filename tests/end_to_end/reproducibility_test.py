@@ -35,6 +35,12 @@ class WorldSize(RunTest):
     def test_several_samples(self):
         self.check(*MOONS, "--noise", "shard", "--weight-samples", 3)
 
+    def test_flipout(self):
+        self.check(*MOONS, "--estimator", "flipout")
+
+    def test_score_function(self):
+        self.check(*MOONS, "--estimator", "score", "--weight-samples", 4)
+
     def test_point_with_clipping_and_sgd(self):
         self.check(*MOONS, "--posterior", "point", "--optimizer", "sgd", "--clip-norm", "0.5")
 
@@ -77,6 +83,12 @@ class Resume(RunTest):
                     self.train(pieces, *options, "--stop-after", stop, ranks=ranks, code=75)
                 self.train(pieces, ranks=2)
                 self.assert_same_bits(last(straight), last(pieces))
+
+    def test_local_reparameterisation_resumes(self):
+        self.train(self.folder / "straight", "--estimator", "local-reparam", ranks=1)
+        self.train(self.folder / "pieces", "--estimator", "local-reparam", "--stop-after", 23, code=75)
+        self.train(self.folder / "pieces", ranks=4)
+        self.assert_same_bits(last(self.folder / "straight"), last(self.folder / "pieces"))
 
     def test_finished_run_exits_at_once(self):
         self.train(self.folder / "run")

@@ -2,6 +2,7 @@
 #include <numbers>
 
 #include "credence/base/errors.h"
+#include "credence/base/overloaded.h"
 #include "credence/likelihoods/likelihood.h"
 
 namespace credence {

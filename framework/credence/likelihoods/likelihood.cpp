@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "credence/base/errors.h"
+#include "credence/base/overloaded.h"
 #include "credence/base/text.h"
 #include "credence/kernels/kernel_set.h"
 

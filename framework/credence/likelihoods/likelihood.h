@@ -92,10 +92,4 @@ bool is_classification(const Likelihood& likelihood);
 /// Whether predictions are numbers: all but categorical and Bernoulli.
 bool is_regression(const Likelihood& likelihood);
 
-/// For std::visit.
-template <class... Cases>
-struct Overloaded : Cases... {
-  using Cases::operator()...;
-};
-
 }  // namespace credence

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "credence/base/errors.h"
+#include "credence/base/overloaded.h"
 #include "credence/likelihoods/distribution_functions.h"
 
 namespace credence {

@@ -41,6 +41,11 @@ void require_prior_of_family(const Slot& slot, const Family& family, const Prior
   require(!log_uniform || family.kind == mean_field || family.kind == sparse,
           "{} has the posterior {} and the prior log-uniform, which only mean-field and sparse can have", slot.name,
           name);
+  require(
+      !std::holds_alternative<HorseshoePrior>(prior) || family.kind != point,
+      "{} is a point estimate and has the prior {}, whose density is infinite at zero, where the estimate would end; "
+      "use the posterior mean-field, or another prior",
+      slot.name, describe(prior));
   if (family.kind == dropout || family.kind == dropconnect || family.kind == gaussian_dropout) {
     require(treatment(prior) == PriorTreatment::kernels,
             "{} has the posterior {}, whose surrogate is weight decay: its prior must be normal:STDDEV, normal:fan-in "
@@ -186,6 +191,7 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
       prior = LogUniformPrior{};
     }
     require_prior_of_family(slot, family, prior);
+    require_fit(prior, slot);
     plan.segments.push_back(plan_segment(plan.layout.slots[i], family, prior));
     plan.families.push_back(family);
     plan.priors.push_back(std::move(prior));
