@@ -22,8 +22,9 @@ class Network {
   /// Wrap a module of your own as `torch::nn::AnyModule(MyModule())`; its forward takes and returns one tensor.
   /// Where the likelihood has parameters of its own (learned observation noise), `raw_scales` holds their initial
   /// values [D]: they become one more parameter, `likelihood.raw_scale`, the last of the layout, whose values follow
-  /// the module's in every example's outputs. UserError where the module has no parameters or one that is not floating
-  /// point.
+  /// the module's in every example's outputs. A parameter without requires_grad stays as the module made it: no slot,
+  /// no posterior, and no place in checkpoints, so the module must make the same values each time (or keep them as a
+  /// buffer, which checkpoints hold). UserError where the module has no parameters or one that is not floating point.
   explicit Network(torch::nn::AnyModule module, torch::Dtype dtype = torch::kFloat32,
                    torch::Device device = torch::kCPU, const std::vector<double>& raw_scales = {});
   ~Network();
