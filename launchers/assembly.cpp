@@ -13,6 +13,7 @@
 #include "credence/estimators/activation_noise.h"
 #include "credence/estimators/reparameterized.h"
 #include "credence/estimators/score.h"
+#include "credence/likelihoods/latent.h"
 #include "credence/networks/zoo.h"
 #include "credence/training/run_state.h"
 
@@ -127,6 +128,9 @@ void resolve(OptionValues& values, const ExampleSpec& examples, const Machine& m
   const auto settle = [&](const std::string& name, const std::string& value) {
     if (values.text(name).empty()) values.set(name, {value});
   };
+  if (parse_spec(values.text("network")).name == "vae") {
+    settle("likelihood", examples.input_shape.size() == 3 ? "vae-bernoulli" : "vae-gaussian:1");
+  }
   settle("likelihood", examples.classes > 0 ? "categorical" : "gaussian:1");
   const std::string optimizer = values.text("optimizer");
   settle("lr", optimizer == "sgd" ? "0.1" : optimizer == "ivon" ? "0.5" : optimizer == "lars" ? "5" : "5e-3");
@@ -166,6 +170,7 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
         precision_of(values), machine.device, initial_raw_scales(model.likelihood));
   };
   model.network = make_network(seed);
+  model.likelihood = likelihood_of(model.likelihood, model.network->module());
   const EnsembleSpec ensemble = split_ensemble(values.texts("posterior"));
   std::vector<torch::Tensor> starts = {model.network->values()};
   for (int member = 1; member < ensemble.members; ++member) {

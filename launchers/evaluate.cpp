@@ -14,9 +14,9 @@ namespace {
 const std::vector<CommandOption>& evaluate_extras() {
   static const std::vector<CommandOption> extras = {
       {"checkpoint", "checkpoint file, or run directory (its newest good one)"},
-      {"samples", "posterior draws (default 32)"},
+      {"samples", "posterior draws (default 32; of a vae 500, each with latent variables of its own)"},
       {"split", "train | test (default test)"},
-      {"ood", "out-of-distribution data, as for --data: AUROC by predictive entropy"},
+      {"ood", "out-of-distribution data, as for --data: AUROC by predictive entropy (of a vae by log p(x))"},
       {"elbo", "also the ELBO of the training data, with its standard error", true},
       {"check",
        "STAT[,STAT]: posterior predictive checks by mean, variance, minimum, maximum, or of classes accuracy, "
@@ -41,6 +41,16 @@ void print_checks(const nlohmann::json& checks) {
   }
 }
 
+void print_depths(const nlohmann::json& depth) {
+  fmt::print("\ndepth: mean {:.3f}, predictions at {:.3f}\n{:>5} {:>12} {:>12} {:>12}\n", depth["mean"].get<double>(),
+             depth["mean_mode"].get<double>(), "depth", "q(depth)", "nll", "accuracy");
+  for (std::size_t l = 0; l < depth["probability"].size(); ++l) {
+    fmt::print("{:>5} {:>12.4f} {:>12.4f} {:>12}\n", l + 1, depth["probability"][l].get<double>(),
+               depth["nll"][l].get<double>(),
+               depth.contains("accuracy") ? fmt::format("{:.4f}", depth["accuracy"][l].get<double>()) : "");
+  }
+}
+
 void print_metrics(const nlohmann::json& metrics) {
   fmt::print("{:<22} {:>12} {:>12}\n", "", "predictive", "at the mean");
   for (const auto& [name, value] : metrics.items()) {
@@ -55,6 +65,7 @@ void print_metrics(const nlohmann::json& metrics) {
       fmt::print("{:<22} {:>12.3f}\n", name, value.get<double>());
     }
   }
+  if (metrics.contains("depth")) print_depths(metrics["depth"]);
   if (metrics.contains("checks")) print_checks(metrics["checks"]);
 }
 
@@ -69,7 +80,7 @@ int run_evaluate(const CommandContext& context) {
   }
   const auto path = line.text("checkpoint");
   require(path.has_value(), "evaluate needs --checkpoint DIR or FILE");
-  const int samples = parse_draws(line, "samples", 32);
+  int samples = parse_draws(line, "samples", 32);
   const Split split = parse_split(line.text("split").value_or("test"));
 
   const auto control = make_control_communicator(line.training, session);
@@ -93,6 +104,7 @@ int run_evaluate(const CommandContext& context) {
   });
 
   Model& model = loaded->model;
+  if (is_generative(model.likelihood) && !line.text("samples")) samples = 500;  // Burda et al. 2016 use 5000
   std::vector<Statistic> checks;
   if (const auto names = line.text("check")) checks = parse_statistics(*names, is_classification(model.likelihood));
   const Evaluation evaluation =

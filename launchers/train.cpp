@@ -12,6 +12,7 @@
 #include "credence/base/log.h"
 #include "credence/base/text.h"
 #include "credence/checkpoint/run_directory.h"
+#include "credence/networks/hierarchical_groups.h"
 #include "credence/training/run_state.h"
 #include "progress.h"
 
@@ -271,6 +272,7 @@ int run_train(const CommandContext& context) {
   const std::int64_t total_steps = planned_steps(start.values, plan);
 
   Model model = build_model(start.values, source->spec(), machine, {start.resumed, start.checkpoint.get()});
+  collectively(*control, [&] { require_known_groups(model.network->module(), *source); });
   const Augmentation augmentation = Augmentation::parse(start.values.text("augment"));
   const Objective objective{
       .dataset_size = source->size(),
@@ -288,6 +290,9 @@ int run_train(const CommandContext& context) {
                        .threads = machine.threads,
                        .bound = describe_bound(model.posterior->plan()),
                        .examples = source->spec()};
+  if (is_generative(model.likelihood)) {
+    identity.bound += "; an example's log likelihood is its own bound over its latent variables";
+  }
   if (augmentation.enabled()) identity.bound = "none: augmentation is another likelihood than that of the data";
 
   RunState state{*model.network, *model.posterior, optimizer, {}, 0, 0.0, false};

@@ -41,9 +41,11 @@ ObjectiveValue evaluate_objective(const Objective& objective, const Objective::W
     cross_entropy += cross_entropy_nats(segment, sums.kernels[i]);
     entropy += entropy_nats(segment, sums.kernels[i]);
     const bool known = std::isfinite(segment.prior_scale);
-    value.kl_of.push_back(!segment.gaussian ? nan
-                          : known           ? kl_nats(segment, sums.kernels[i])
-                                            : -entropy_nats(segment, sums.kernels[i]));
+    const bool categorical = plan.families[i].kind == Family::Kind::categorical;  // all of it is among the terms
+    value.kl_of.push_back(categorical         ? 0.0
+                          : !segment.gaussian ? nan
+                          : known             ? kl_nats(segment, sums.kernels[i])
+                                              : -entropy_nats(segment, sums.kernels[i]));
     random = random || segment.gaussian;
   }
   for (const TermNats& term : sums.terms) {

@@ -8,6 +8,10 @@ namespace {
 void require_independent_gaussians(const PosteriorPlan& plan) {
   for (std::size_t i = 0; i < plan.families.size(); ++i) {
     const Family& family = plan.families[i];
+    require(family.kind != Family::Kind::categorical,
+            "--estimator score draws weights, and the network takes the expectation over {} exactly; use --estimator "
+            "reparam",
+            plan.layout.slots[i].name);
     require(family.kind == Family::Kind::mean_field || family.kind == Family::Kind::sparse,
             "--estimator score needs the posterior mean-field or sparse for every tensor, and that of {} is {}; give "
             "--posterior '{}=mean-field', or use --estimator reparam",

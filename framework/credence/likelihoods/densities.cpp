@@ -3,7 +3,7 @@
 
 #include "credence/base/errors.h"
 #include "credence/base/overloaded.h"
-#include "credence/likelihoods/likelihood.h"
+#include "credence/likelihoods/latent.h"
 
 namespace credence {
 namespace {
@@ -60,6 +60,21 @@ torch::Tensor log_density(const BernoulliLikelihood&, const torch::Tensor& outpu
   return torch::log_sigmoid(outputs * (y * 2.0 - 1.0));
 }
 
+// Networks with latent variables have likelihoods of examples, not of targets.
+
+torch::Tensor log_density(const VaeLikelihood&, const torch::Tensor&, const torch::Tensor&) {
+  throw InternalError("the density of a target of a vae");
+}
+
+torch::Tensor log_density(const DepthLikelihood&, const torch::Tensor&, const torch::Tensor&) {
+  throw InternalError("the density of a target at no depth");
+}
+
+/// Levels stay whole numbers.
+torch::Tensor vae_of_type(const torch::Tensor& targets, const torch::Tensor& outputs) {
+  return targets.is_floating_point() ? targets.to(outputs.scalar_type()) : targets;
+}
+
 }  // namespace
 
 torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const torch::Tensor& outputs,
@@ -74,31 +89,64 @@ torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const t
                    return torch::mse_loss(outputs, targets) * (columns / (2.0 * l.scale * l.scale)) +
                           columns * log_normalizer(l);
                  },
+                 [&](const VaeLikelihood& l) { return -vae_bounds(l, outputs, targets).elbo.mean(); },
+                 [&](const DepthLikelihood& l) { return -depth_elbo(l, outputs, targets).mean(); },
                  [&](const auto& l) { return -log_density(l, outputs, targets).sum(1).mean(); }},
+      likelihood);
+}
+
+torch::Tensor log_densities(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets) {
+  return std::visit(
+      Overloaded{[&](const CategoricalLikelihood&) {
+                   return torch::log_softmax(outputs, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
+                 },
+                 [&](const auto& l) { return log_density(l, outputs, targets.to(outputs.scalar_type())).sum(1); }},
       likelihood);
 }
 
 torch::Tensor log_likelihoods(const Likelihood& likelihood, const torch::Tensor& outputs,
                               const torch::Tensor& targets) {
   const torch::Tensor exact = outputs.to(torch::kFloat64);
-  return std::visit(
-      Overloaded{[&](const CategoricalLikelihood&) {
-                   return torch::log_softmax(exact, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
-                 },
-                 [&](const auto& l) { return log_density(l, exact, targets.to(torch::kFloat64)).sum(1); }},
-      likelihood);
+  if (const auto* vae = std::get_if<VaeLikelihood>(&likelihood)) {
+    return vae_bounds(*vae, exact, vae_of_type(targets, exact)).log_weight;
+  }
+  if (const auto* depth = std::get_if<DepthLikelihood>(&likelihood)) {
+    return log_densities(*depth->inner, outputs_at_mode(*depth, exact), targets);
+  }
+  return log_densities(likelihood, exact, targets);
+}
+
+torch::Tensor expected_log_likelihoods(const Likelihood& likelihood, const torch::Tensor& outputs,
+                                       const torch::Tensor& targets) {
+  const torch::Tensor exact = outputs.to(torch::kFloat64);
+  if (const auto* vae = std::get_if<VaeLikelihood>(&likelihood)) {
+    return vae_bounds(*vae, exact, vae_of_type(targets, exact)).elbo;
+  }
+  if (const auto* depth = std::get_if<DepthLikelihood>(&likelihood)) return depth_elbo(*depth, exact, targets);
+  return log_likelihoods(likelihood, exact, targets);
 }
 
 torch::Tensor class_probabilities(const Likelihood& likelihood, const torch::Tensor& outputs) {
   ensure(is_classification(likelihood), "class probabilities of a likelihood without classes");
   const torch::Tensor exact = outputs.to(torch::kFloat64);
+  if (const auto* depth = std::get_if<DepthLikelihood>(&likelihood)) {
+    return class_probabilities(*depth->inner, outputs_at_mode(*depth, exact));
+  }
   if (std::holds_alternative<CategoricalLikelihood>(likelihood)) return torch::softmax(exact, 1);
   return torch::cat({torch::sigmoid(-exact), torch::sigmoid(exact)}, 1);
+}
+
+torch::Tensor flag_probabilities(const Likelihood& likelihood, const torch::Tensor& outputs) {
+  const auto* depth = std::get_if<DepthLikelihood>(&likelihood);
+  return torch::sigmoid((depth != nullptr ? outputs_at_mode(*depth, outputs) : outputs).to(torch::kFloat64));
 }
 
 std::int64_t count_correct(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets) {
   if (!is_classification(likelihood)) return 0;
   const torch::NoGradGuard no_grad;
+  if (const auto* depth = std::get_if<DepthLikelihood>(&likelihood)) {
+    return count_correct(*depth->inner, outputs_at_mode(*depth, outputs), targets);
+  }
   const torch::Tensor hits = std::holds_alternative<CategoricalLikelihood>(likelihood)
                                  ? outputs.argmax(1).eq(targets)
                                  : outputs.gt(0).eq(targets.gt(0.5));

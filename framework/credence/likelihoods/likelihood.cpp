@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "credence/base/errors.h"
 #include "credence/base/overloaded.h"
 #include "credence/base/text.h"
 #include "credence/kernels/kernel_set.h"
+#include "credence/likelihoods/latent.h"
 
 namespace credence {
 namespace {
@@ -106,7 +108,8 @@ Likelihood parse_likelihood(const std::string& spec, const ExampleSpec& examples
       {"categorical", parse_categorical},         {"bernoulli", parse_bernoulli}, {"gaussian", parse_gaussian},
       {"heteroscedastic", parse_heteroscedastic}, {"poisson", parse_poisson},     {"student-t", parse_student_t}};
   const Spec parsed = parse_spec(spec);
-  std::vector<std::string> known;
+  std::vector<std::string> known = {"vae-bernoulli", "vae-categorical", "vae-gaussian"};
+  if (std::find(known.begin(), known.end(), parsed.name) != known.end()) return parse_vae_likelihood(spec, examples);
   for (const auto& [name, parse] : kParsers) {
     if (parsed.name == name) return parse(parsed, examples);
     known.emplace_back(name);
@@ -115,29 +118,39 @@ Likelihood parse_likelihood(const std::string& spec, const ExampleSpec& examples
 }
 
 std::int64_t target_columns(const Likelihood& likelihood) {
-  return std::visit(
-      Overloaded{[](const CategoricalLikelihood&) { return std::int64_t{1}; }, [](const auto& l) { return l.columns; }},
-      likelihood);
+  return std::visit(Overloaded{[](const CategoricalLikelihood&) { return std::int64_t{1}; },
+                               [](const DepthLikelihood& l) { return target_columns(*l.inner); },
+                               [](const auto& l) { return l.columns; }},
+                    likelihood);
 }
 
 std::int64_t output_size(const Likelihood& likelihood) {
   return std::visit(Overloaded{[](const CategoricalLikelihood& l) { return l.classes; },
                                [](const HeteroscedasticLikelihood& l) { return 2 * l.columns; },
+                               [](const VaeLikelihood& l) { return l.columns * l.levels; },
+                               [](const DepthLikelihood& l) { return output_size(*l.inner); },
                                [](const auto& l) { return l.columns; }},
                     likelihood);
 }
 
 std::vector<double> initial_raw_scales(const Likelihood& likelihood) {
+  if (const auto* depth = std::get_if<DepthLikelihood>(&likelihood)) return initial_raw_scales(*depth->inner);
   const auto* learned = std::get_if<LearnedGaussianLikelihood>(&likelihood);
   if (learned == nullptr) return {};
   return std::vector<double>(static_cast<std::size_t>(learned->columns), kernels::inverse_softplus(kInitialNoise));
 }
 
 std::int64_t columns_read(const Likelihood& likelihood) {
-  return output_size(likelihood) + static_cast<std::int64_t>(initial_raw_scales(likelihood).size());
+  const auto own = static_cast<std::int64_t>(initial_raw_scales(likelihood).size());
+  if (const auto* depth = std::get_if<DepthLikelihood>(&likelihood)) {
+    return depth->depths * (output_size(likelihood) + 1) + 1 + own;  // log q and KL: see networks/adaptive_depth.h
+  }
+  return output_size(likelihood) + own + (is_generative(likelihood) ? 2 : 0);  // see networks/vae.h
 }
 
 torch::Tensor target_tensor(const Likelihood& likelihood, const Batch& batch, torch::Dtype dtype) {
+  if (const auto* vae = std::get_if<VaeLikelihood>(&likelihood)) return vae_targets(*vae, batch, dtype);
+  if (const auto* depth = std::get_if<DepthLikelihood>(&likelihood)) return target_tensor(*depth->inner, batch, dtype);
   if (std::holds_alternative<CategoricalLikelihood>(likelihood)) return torch::tensor(batch.labels, torch::kInt64);
   for (const float value : batch.targets) {
     if (const char* needs = support_violated(likelihood, value)) {
@@ -159,13 +172,19 @@ Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihoo
 }
 
 bool is_classification(const Likelihood& likelihood) {
+  if (const auto* depth = std::get_if<DepthLikelihood>(&likelihood)) return is_classification(*depth->inner);
   if (const auto* bernoulli = std::get_if<BernoulliLikelihood>(&likelihood)) return bernoulli->columns == 1;
   return std::holds_alternative<CategoricalLikelihood>(likelihood);
 }
 
 bool is_regression(const Likelihood& likelihood) {
+  if (const auto* depth = std::get_if<DepthLikelihood>(&likelihood)) return is_regression(*depth->inner);
   return !std::holds_alternative<CategoricalLikelihood>(likelihood) &&
-         !std::holds_alternative<BernoulliLikelihood>(likelihood);
+         !std::holds_alternative<BernoulliLikelihood>(likelihood) && !is_generative(likelihood);
+}
+
+bool is_generative(const Likelihood& likelihood) {
+  return std::holds_alternative<VaeLikelihood>(likelihood);
 }
 
 }  // namespace credence

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -43,20 +44,37 @@ struct StudentTLikelihood {
   double scale = 1.0;
   std::int64_t columns = 1;
 };
+/// Of the inputs themselves, by a network with a latent code (networks/vae.h); see latent.h. Labels are ignored.
+struct VaeLikelihood {
+  enum class Values : std::uint8_t { bernoulli, levels, gaussian };
+  Values values = Values::bernoulli;
+  std::int64_t columns = 1;     // D, inputs per example
+  std::int64_t levels = 1;      // that a pixel may have, equally wide
+  double scale = 1.0;           // of gaussian: standard deviation
+  bool binarize = false;        // pixels above 1/2 are 1
+  Normalization normalization;  // that the inputs went through
+};
+struct DepthLikelihood;
 using Likelihood =
     std::variant<CategoricalLikelihood, BernoulliLikelihood, GaussianLikelihood, LearnedGaussianLikelihood,
-                 HeteroscedasticLikelihood, PoissonLikelihood, StudentTLikelihood>;
+                 HeteroscedasticLikelihood, PoissonLikelihood, StudentTLikelihood, VaeLikelihood, DepthLikelihood>;
+/// Any of the others but VaeLikelihood, of a network whose depth is a latent variable (networks/adaptive_depth.h); see
+/// latent.h. Predictions are those at the mode of q(depth).
+struct DepthLikelihood {
+  std::shared_ptr<const Likelihood> inner;
+  std::int64_t depths = 1;  // L
+};
 
-/// categorical | bernoulli | gaussian:STDDEV | gaussian:learned | heteroscedastic | poisson | student-t[:DOF[,SCALE]].
-/// UserError where it does not fit the examples.
+/// categorical | bernoulli | gaussian:STDDEV | gaussian:learned | heteroscedastic | poisson | student-t[:DOF[,SCALE]] |
+/// vae-bernoulli | vae-categorical[:LEVELS] | vae-gaussian[:STDDEV]. UserError where it does not fit the examples.
 Likelihood parse_likelihood(const std::string& spec, const ExampleSpec& examples);
 
-/// Values the module must give per example.
+/// Values that the module must give per example; one with latent variables adds what tells of these.
 std::int64_t output_size(const Likelihood& likelihood);
 /// Initial values of the likelihood's own parameters, which the Network is to append to every example's outputs: D for
 /// gaussian:learned (noise of one), none for the others.
 std::vector<double> initial_raw_scales(const Likelihood& likelihood);
-/// Values per example that the likelihood reads: those of the module and its own.
+/// Values per example that the likelihood reads: all those of the module and its own.
 std::int64_t columns_read(const Likelihood& likelihood);
 /// Targets per example, D; a class label is one.
 std::int64_t target_columns(const Likelihood& likelihood);
@@ -78,18 +96,32 @@ Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihoo
 torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const torch::Tensor& outputs,
                                            const torch::Tensor& targets);
 
-/// log p(target | outputs) of every example in float64, [B]: normalised densities, constants included.
+/// log p(target | outputs) of every example in the outputs' type, [B], with gradients: normalised densities, constants
+/// included. Not of networks with latent variables.
+torch::Tensor log_densities(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets);
+/// The same in float64. Of a vae: log p(x, z) - log q(z | x) at the z drawn, of which log-mean-exp over draws is the
+/// importance-weighted bound (Burda et al. 2016). Of adaptive depth: at the mode.
 torch::Tensor log_likelihoods(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets);
+
+/// What mean_negative_log_likelihood is the mean of, in float64, [B]: log_likelihoods() but for networks with latent
+/// variables, where it is the bound on an example's log likelihood that is trained.
+torch::Tensor expected_log_likelihoods(const Likelihood& likelihood, const torch::Tensor& outputs,
+                                       const torch::Tensor& targets);
 
 /// Class probabilities in float64, [B, C]; Bernoulli gives two columns. InternalError for the others.
 torch::Tensor class_probabilities(const Likelihood& likelihood, const torch::Tensor& outputs);
+
+/// Probabilities of 1 in float64, [B, D], of Bernoulli columns.
+torch::Tensor flag_probabilities(const Likelihood& likelihood, const torch::Tensor& outputs);
 
 /// How many of the batch's labels the outputs rank first; 0 where predictions are not classes.
 std::int64_t count_correct(const Likelihood& likelihood, const torch::Tensor& outputs, const torch::Tensor& targets);
 
 /// Whether predictions are classes (categorical, or one Bernoulli column).
 bool is_classification(const Likelihood& likelihood);
-/// Whether predictions are numbers: all but categorical and Bernoulli.
+/// Whether predictions are numbers: all but categorical, Bernoulli and vae.
 bool is_regression(const Likelihood& likelihood);
+/// Whether it tells of inputs, by latent variables drawn in each pass.
+bool is_generative(const Likelihood& likelihood);
 
 }  // namespace credence

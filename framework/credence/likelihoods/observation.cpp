@@ -8,6 +8,7 @@
 #include "credence/base/errors.h"
 #include "credence/base/overloaded.h"
 #include "credence/likelihoods/distribution_functions.h"
+#include "credence/likelihoods/latent.h"
 
 namespace credence {
 namespace {
@@ -34,14 +35,18 @@ double bisect(double low, double high, double tolerance, const Below& below) {
 
 }  // namespace
 
-ObservationModel::ObservationModel(const Likelihood& likelihood)
-    : likelihood_(likelihood), counts_(std::holds_alternative<PoissonLikelihood>(likelihood)) {
+ObservationModel::ObservationModel(const Likelihood& likelihood) : likelihood_(likelihood) {
   ensure(is_regression(likelihood), "observations of a likelihood that predicts no numbers");
-  if (const auto* t = std::get_if<StudentTLikelihood>(&likelihood)) dof_ = t->dof;
+  if (const auto* depth = std::get_if<DepthLikelihood>(&likelihood)) {
+    depth_ = *depth;
+    likelihood_ = *depth_->inner;
+  }
+  counts_ = std::holds_alternative<PoissonLikelihood>(likelihood_);
+  if (const auto* t = std::get_if<StudentTLikelihood>(&likelihood_)) dof_ = t->dof;
 }
 
 ObservationModel::Tensors ObservationModel::of(const torch::Tensor& outputs) const {
-  const torch::Tensor exact = outputs.to(torch::kFloat64);
+  const torch::Tensor exact = (depth_ ? outputs_at_mode(*depth_, outputs) : outputs).to(torch::kFloat64);
   const std::int64_t columns = target_columns(likelihood_);
   const torch::Tensor first = exact.narrow(1, 0, columns);
   const auto second = [&] { return exact.narrow(1, columns, columns); };

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "credence/kernels/noise.h"
@@ -47,6 +48,7 @@ class ObservationModel {
   double count_quantile(double p, std::span<const Observation> mixture) const;
 
   Likelihood likelihood_;
+  std::optional<DepthLikelihood> depth_;  // around it
   bool counts_ = false;
   double dof_ = 0.0;  // of Student's t; 0 for the normal distribution
 };

@@ -14,12 +14,15 @@ struct Slot {
   std::int64_t count = 0;
   std::int64_t fan_in = 1;  // inputs of one unit of the layer; a bias has its layer's
   bool is_bias = false;
-  bool is_norm = false;        // scale or shift of a normalisation layer
-  bool is_likelihood = false;  // of the likelihood, not of the module: observation noise
+  bool is_norm = false;                       // scale or shift of a normalisation layer
+  bool is_likelihood = false;                 // of the likelihood, not of the module: observation noise
+  bool is_amortized = false;                  // of q of an example's own latent variables: an encoder
+  bool is_deviation = false;                  // what groups add to shared weights
+  std::vector<double> categorical_log_prior;  // where it holds the logits of q over a latent variable: log p, nats
   std::string array;  // which further array of the tensor `name` a posterior adds ("factor"); empty: the weights
 
   /// Point estimates without a prior unless a rule names them.
-  bool point_by_default() const { return is_norm || is_likelihood; }
+  bool point_by_default() const { return is_norm || is_likelihood || is_amortized; }
 };
 
 /// The one order of parameters: arenas, buckets, optimizer state and checkpoints follow it.

@@ -9,6 +9,7 @@
 
 #include "credence/base/errors.h"
 #include "credence/kernels/noise.h"
+#include "credence/networks/latent_model.h"
 
 namespace credence {
 
@@ -98,6 +99,7 @@ torch::Tensor Network::forward(const torch::Tensor& inputs) {
 }
 
 void Network::build_layout() {
+  const auto* latent = dynamic_cast<const LatentModel*>(module_.ptr().get());
   std::unordered_set<const void*> seen;  // a parameter shared by two modules has one slot
   for (const auto& named_module : module_.ptr()->named_modules()) {
     const torch::nn::Module& part = *named_module.value();
@@ -116,6 +118,11 @@ void Network::build_layout() {
       slot.fan_in = fan_in_of(weight != nullptr && weight->defined() && weight->dim() >= 2 ? *weight : parameter);
       slot.is_bias = item.key() == "bias";
       slot.is_norm = is_norm_layer(part);
+      if (latent != nullptr) {
+        slot.is_amortized = latent->is_amortized(name);
+        slot.is_deviation = latent->is_deviation(name);
+        slot.categorical_log_prior = latent->categorical_log_prior(name);
+      }
       add_slot(std::move(slot), parameter);
     }
   }

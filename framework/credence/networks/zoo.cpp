@@ -15,7 +15,10 @@ const std::map<std::string, Maker>& makers() {
                                                      {"lenet5", make_lenet5},
                                                      {"resnet20", make_resnet20},
                                                      {"linear", make_linear},
-                                                     {"constant", make_constant}};
+                                                     {"constant", make_constant},
+                                                     {"vae", make_vae},
+                                                     {"adaptive-depth", make_adaptive_depth},
+                                                     {"hierarchical-groups", make_hierarchical_groups}};
   return table;
 }
 

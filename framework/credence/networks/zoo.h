@@ -15,6 +15,10 @@ namespace credence {
 ///   resnet20     He et al. 2016, sec. 4.2: 3 stages of 3 blocks, 16-32-64 channels, identity shortcuts; 28 px and up
 ///   linear[:nobias]                      one affine layer
 ///   constant                             a bias that ignores the input
+///   vae:LATENT[,W1,W2,...|linear]        vae.h; the encoder's hidden widths, 400 by default
+///   adaptive-depth:L[,width=W][,prior=uniform|poisson:RATE|geometric:P][,input]    adaptive_depth.h; width 64
+///   hierarchical-groups:G,W1,...[,shared=K][,relu|tanh]    hierarchical_groups.h; one shared layer by default
+/// `outputs` are those that describe the targets; networks with latent variables add what tells of these.
 /// UserError names what is known, or what the network needs where the data do not fit it.
 torch::nn::AnyModule build_module(const std::string& spec, const ExampleSpec& examples, std::int64_t outputs,
                                   std::uint64_t seed);
@@ -29,6 +33,12 @@ torch::nn::AnyModule make_lenet5(const std::string& arguments, const ExampleSpec
                                  std::uint64_t seed);
 torch::nn::AnyModule make_resnet20(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
                                    std::uint64_t seed);
+torch::nn::AnyModule make_vae(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
+                              std::uint64_t seed);
+torch::nn::AnyModule make_adaptive_depth(const std::string& arguments, const ExampleSpec& examples,
+                                         std::int64_t outputs, std::uint64_t seed);
+torch::nn::AnyModule make_hierarchical_groups(const std::string& arguments, const ExampleSpec& examples,
+                                              std::int64_t outputs, std::uint64_t seed);
 
 /// UserError unless inputs are [channels, height, width] of at least `pixels` each way.
 void require_images(const std::string& network, const ExampleSpec& examples, std::int64_t pixels);

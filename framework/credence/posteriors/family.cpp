@@ -11,9 +11,10 @@ namespace {
 using enum Family::Kind;
 
 const std::vector<std::pair<std::string, Family::Kind>> kNames = {
-    {"mean-field", mean_field}, {"point", point},         {"sparse", sparse},
-    {"spike-slab", spike_slab}, {"dropout", dropout},     {"dropconnect", dropconnect},
-    {"low-rank", low_rank},     {"full-rank", full_rank}, {"gaussian-dropout", gaussian_dropout}};
+    {"mean-field", mean_field},  {"point", point},         {"sparse", sparse},
+    {"spike-slab", spike_slab},  {"dropout", dropout},     {"dropconnect", dropconnect},
+    {"low-rank", low_rank},      {"full-rank", full_rank}, {"gaussian-dropout", gaussian_dropout},
+    {"categorical", categorical}};
 
 std::vector<std::string> names() {
   std::vector<std::string> list;

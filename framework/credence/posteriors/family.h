@@ -19,7 +19,8 @@ struct Family {
     dropconnect,       // each weight zero with probability `number` (Wan et al. 2013)
     gaussian_dropout,  // mean * (1 + sqrt(p / (1 - p)) eps) (Srivastava et al. 2014; Kingma et al. 2015)
     low_rank,          // Gaussian, covariance diagonal plus rank `number` over all such tensors together
-    full_rank          // Gaussian, full covariance over all such tensors together
+    full_rank,         // Gaussian, full covariance over all such tensors together
+    categorical        // logits of q over a latent variable of the network, by which it takes expectations exactly
   };
   Kind kind = Kind::mean_field;
   double number = 0.0;

@@ -142,6 +142,9 @@ void add_structures(PosteriorPlan& plan) {
         plan.structures.push_back(make_full_rank(plan, slots));
         break;
       }
+      case categorical:
+        plan.structures.push_back(make_categorical(slots));
+        break;
       case point:
       case mean_field:
       case sparse:
@@ -183,8 +186,20 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
     const Prior* prior_rule = priors.exception_for(slot.name);
     const bool left_to_default = slot.point_by_default() && family_rule == nullptr;
     Family family = left_to_default ? Family{point, 0.0} : family_rule != nullptr ? *family_rule : families.fallback;
+    const bool latent = !slot.categorical_log_prior.empty();
+    require(latent || family.kind != categorical,
+            "the posterior categorical is for logits over a latent variable of the network, and {} holds none",
+            slot.name);
+    if (latent) {
+      require(prior_rule == nullptr && (family_rule == nullptr || family_rule->kind == categorical),
+              "{} holds the logits of q over a latent variable, whose prior is the network's "
+              "(--network adaptive-depth:L,prior=...); write rules for --posterior and --prior that leave it out",
+              slot.name);
+      family = {categorical, 0.0};
+    }
     if (family.kind == dropout && !has_units_to_drop(network, slot)) family = {point, 0.0};
-    Prior prior = prior_rule != nullptr ? *prior_rule : left_to_default ? Prior(NoPrior{}) : priors.fallback;
+    Prior prior = prior_rule != nullptr ? *prior_rule : left_to_default || latent ? Prior(NoPrior{}) : priors.fallback;
+    if (slot.is_deviation && prior_rule == nullptr && family.kind == mean_field) prior = HierarchicalPrior{};
     if (family.kind == sparse) {
       require(prior_rule == nullptr || std::holds_alternative<LogUniformPrior>(prior),
               "{} has the posterior sparse, whose prior is log-uniform, not {}", slot.name, describe(prior));
@@ -221,6 +236,8 @@ std::string describe_bound(const PosteriorPlan& plan) {
   }
   const auto gaussian =
       std::count_if(plan.families.begin(), plan.families.end(), [](const Family& f) { return f.gaussian(); });
+  const auto categorical_count =
+      std::count_if(plan.families.begin(), plan.families.end(), [](const Family& f) { return f.kind == categorical; });
   if (gaussian == 0) return "none: point estimate; objective = -(log likelihood + log prior)";
   std::string text = "evidence lower bound";
   for (const Prior& prior : plan.priors) {
@@ -233,7 +250,8 @@ std::string describe_bound(const PosteriorPlan& plan) {
     }
   }
   if (plan.members > 1) text += " (mean over members)";
-  if (gaussian < plan.network_slots) text += " given the tensors that are point estimates, which are outside the KL";
+  if (gaussian + categorical_count < plan.network_slots)
+    text += " given the tensors that are point estimates, which are outside the KL";
   return text;
 }
 

@@ -48,6 +48,12 @@ Posterior::Posterior(PosteriorPlan plan, const torch::Tensor& values, double ini
   weights_ = is_random() ? mean_.clone() : mean_;
 }
 
+bool Posterior::is_random() const {
+  const auto& structures = plan_.structures;
+  return has_gaussian() ||
+         std::any_of(structures.begin(), structures.end(), [](const auto& s) { return s->is_random(); });
+}
+
 void Posterior::start_arrays(std::uint64_t seed) {
   for (const ArrayStart& start : plan_.starts) {
     torch::Tensor array = view(mean_, start.slot);

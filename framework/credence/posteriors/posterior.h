@@ -29,7 +29,7 @@ class Posterior {
   std::span<const kernels::Segment> segments() const noexcept { return plan_.segments; }
   bool has_gaussian() const noexcept { return raw_scale_.defined(); }
   /// Whether two draws differ.
-  bool is_random() const noexcept { return has_gaussian() || !plan_.structures.empty(); }
+  bool is_random() const;
 
   const torch::Tensor& mean() const noexcept { return mean_; }            // [elements]
   const torch::Tensor& raw_scale() const noexcept { return raw_scale_; }  // [elements]; undefined without Gaussians

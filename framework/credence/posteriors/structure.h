@@ -51,6 +51,8 @@ class Structure {
 
   /// Slots of the network that it governs.
   const std::vector<int>& slots() const noexcept { return slots_; }
+  /// Whether two draws differ.
+  virtual bool is_random() const { return true; }
 
   /// Turns the kernels' draw in the posterior's weights into one of this family.
   virtual void draw(Posterior& posterior, const kernels::NoiseStream& noise) = 0;

@@ -243,6 +243,28 @@ class FullRank final : public Structure {
   torch::Tensor eps_;                   // of the newest draw, over all weights
 };
 
+/// Values, not draws; only q's divergence from its prior is new.
+class Categorical final : public Structure {
+ public:
+  explicit Categorical(std::vector<int> slots) : Structure(std::move(slots)) {}
+
+  bool is_random() const override { return false; }
+  void draw(Posterior&, const kernels::NoiseStream&) override {}
+  torch::Tensor pull_back(Posterior&, int, const torch::Tensor& gradient, const Give&) override { return gradient; }
+
+  std::vector<std::pair<int, ComplexityNats>> complexity(const Posterior& posterior, PosteriorLeaves& leaves) override {
+    std::vector<std::pair<int, ComplexityNats>> terms;
+    for (const int slot : slots()) {
+      const torch::Tensor log_q = torch::log_softmax(leaves.mean(slot).to(torch::kFloat64), 0);
+      const torch::Tensor log_p =
+          torch::tensor(slot_of(posterior.plan(), slot).categorical_log_prior, torch::kFloat64).to(log_q.device());
+      const torch::Tensor q = log_q.exp();
+      terms.push_back({slot, {-(q * log_p).sum(), -(q * log_q).sum()}});
+    }
+    return terms;
+  }
+};
+
 }  // namespace
 
 std::unique_ptr<Structure> make_multiplicative_noise(PosteriorPlan& plan, std::vector<int> slots) {
@@ -260,6 +282,10 @@ std::unique_ptr<Structure> make_low_rank(PosteriorPlan& plan, std::vector<int> s
 
 std::unique_ptr<Structure> make_full_rank(PosteriorPlan& plan, std::vector<int> slots) {
   return std::make_unique<FullRank>(plan, std::move(slots));
+}
+
+std::unique_ptr<Structure> make_categorical(std::vector<int> slots) {
+  return std::make_unique<Categorical>(std::move(slots));
 }
 
 }  // namespace credence

@@ -27,4 +27,8 @@ std::unique_ptr<Structure> make_low_rank(PosteriorPlan& plan, std::vector<int> s
 /// network.
 std::unique_ptr<Structure> make_full_rank(PosteriorPlan& plan, std::vector<int> slots);
 
+/// q over a latent variable of K values, one for all examples: the slot holds its logits, Slot::categorical_log_prior
+/// log p. Adds KL(q || p); the network, which reads the logits, takes the expectation.
+std::unique_ptr<Structure> make_categorical(std::vector<int> slots);
+
 }  // namespace credence

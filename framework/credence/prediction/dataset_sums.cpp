@@ -214,7 +214,7 @@ LikelihoodTotals::LikelihoodTotals(const Likelihood& likelihood, const BlockShar
 
 void LikelihoodTotals::add(const BlockOutputs& block) {
   const torch::Tensor log_likelihood =
-      on_host(log_likelihoods(likelihood_, block.outputs, targets_of(likelihood_, block)));
+      on_host(expected_log_likelihoods(likelihood_, block.outputs, targets_of(likelihood_, block)));
   double& sum = of_block_[static_cast<std::size_t>(block.draw * share_.blocks + block.block)];
   for (const double value : values_of(log_likelihood)) sum += value;
 }

@@ -66,7 +66,7 @@ class PredictionSums {
   std::optional<Mixtures> mixtures_;      // [rows, D] of a regression
 };
 
-/// Log likelihood of a whole dataset under each draw.
+/// Log likelihood of a whole dataset under each draw; of networks with latent variables the bound that is trained.
 class LikelihoodTotals {
  public:
   LikelihoodTotals(const Likelihood& likelihood, const BlockShare& share, int draws);

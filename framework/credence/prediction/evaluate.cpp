@@ -4,14 +4,15 @@
 
 #include <cmath>
 #include <deque>
-#include <numeric>
 
 #include "credence/base/errors.h"
-#include "credence/estimators/objective.h"
 #include "credence/prediction/dataset_sums.h"
+#include "credence/prediction/depths.h"
+#include "credence/prediction/generative.h"
 #include "credence/prediction/pass.h"
 #include "credence/prediction/predictive_checks.h"
 #include "credence/prediction/surface.h"
+#include "credence/prediction/training_elbo.h"
 
 namespace credence {
 namespace {
@@ -22,14 +23,18 @@ void check(const EvaluationParts& parts, const EvaluationOptions& options) {
   require(options.ece_bins >= 1, "the calibration error needs at least one bin, not {}", options.ece_bins);
   require(parts.source.size() > 0, "there are no examples to evaluate");
   if (parts.ood != nullptr) {
-    require(is_classification(parts.likelihood),
-            "out-of-distribution data are told by the entropy over classes, and "
-            "this likelihood has none; leave --ood away");
+    require(is_classification(parts.likelihood) || is_generative(parts.likelihood),
+            "out-of-distribution data are told by the entropy over classes or the density of inputs, and this "
+            "likelihood has neither; leave --ood away");
     require(parts.ood->size() > 0, "the out-of-distribution data are empty");
     require(parts.ood->spec().input_shape == parts.source.spec().input_shape,
             "the out-of-distribution data have inputs [{}], and the network takes [{}]",
             fmt::join(parts.ood->spec().input_shape, ", "), fmt::join(parts.source.spec().input_shape, ", "));
   }
+  require(
+      options.checks.empty() || !is_generative(parts.likelihood),
+      "posterior predictive checks replicate labels or targets, and this likelihood describes inputs; leave --check "
+      "away");
   if (parts.training != nullptr) {
     require(parts.training->size() > 0, "there are no training examples");
     require(parts.training->spec().input_shape == parts.source.spec().input_shape,
@@ -50,10 +55,12 @@ class Evaluator {
       : parts_(parts),
         options_(options),
         draws_(prediction_draws(parts.posterior, options.samples)),
-        members_(parts.posterior.plan().members) {
+        members_(parts.posterior.plan().members),
+        training_(parts, options.block, draws_) {
     using Content = PredictionSums::Content;
     add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), draw_subjects_);
     if (!options.checks.empty()) add_replicates();
+    if (const auto* depth = std::get_if<DepthLikelihood>(&parts.likelihood)) add_depths(*depth);
     add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), mean_subjects_);
     if (parts.ood != nullptr) {
       add(*parts.ood, ood_.emplace_back(sums_for(*parts.ood, Content::inputs_only)), draw_subjects_);
@@ -65,9 +72,8 @@ class Evaluator {
       add(*grid_->points, *surface_, draw_subjects_);
     }
     if (parts.training != nullptr) {
-      training_.emplace(parts.likelihood, share_of(*parts.training), draws_);
       draw_subjects_.push_back(
-          {*parts.training, share_of(*parts.training), [this](const BlockOutputs& o) { training_->add(o); }});
+          {*parts.training, share_of(*parts.training), [this](const BlockOutputs& o) { training_.add(o); }});
     }
   }
   Evaluator(const Evaluator&) = delete;
@@ -77,7 +83,7 @@ class Evaluator {
     const PassParts through{parts_.network, parts_.likelihood, parts_.communicator, options_.seed};
     for (int draw = 0; draw < draws_; ++draw) {
       draw_for_prediction(parts_.network, parts_.posterior, options_.seed, draw);
-      if (training_) charge_priors(draw % members_);
+      training_.charge_priors(draw % members_);
       pass(through, draw, draw_subjects_);
     }
     const torch::Tensor mean_weights = parts_.posterior.mean_weights();
@@ -105,7 +111,8 @@ class Evaluator {
     }
     if (predictive.classes) evaluation.reliability = reliability(*predictive.classes, options_.ece_bins);
     if (surface_) evaluation.surface = surface();
-    if (training_) evaluation.elbo = elbo();
+    evaluation.elbo = training_.estimate();
+    if (depths_) evaluation.depth = depths_->report(draws_, options_.ece_bins, communicator);
     if (replicated_) {
       evaluation.checks = replicated_->checks(
           options_.checks, predictive.classes ? predictive.classes->predicted : std::vector<std::int64_t>{},
@@ -144,44 +151,25 @@ class Evaluator {
     return surface;
   }
 
-  ElboEstimate elbo() const {
-    const std::vector<double> totals = training_->totals(parts_.communicator);
-    const double mean = std::accumulate(totals.begin(), totals.end(), 0.0) / draws_;
-    double squares = 0.0;
-    for (const double total : totals) squares += (total - mean) * (total - mean);
-    const Objective objective{.dataset_size = parts_.training->size()};
-    const ObjectiveValue value =
-        evaluate_objective(objective, {}, -mean / static_cast<double>(objective.dataset_size), parts_.posterior.plan(),
-                           measure_complexity(parts_.posterior, prior_nats_));
-    ElboEstimate estimate;
-    estimate.expected_log_likelihood = value.expected_log_likelihood;
-    if (draws_ > 1) estimate.standard_error = std::sqrt(squares / (draws_ - 1.0) / draws_);
-    if (std::isfinite(value.kl)) {
-      estimate.kl = value.kl;
-      if (std::isfinite(value.elbo)) estimate.elbo = value.elbo;
-    }
-    return estimate;
-  }
-
-  /// The mean over draws of -log p(w) for the priors without a closed form.
-  void charge_priors(int member) {
-    const auto terms = monte_carlo_terms(parts_.posterior, parts_.network.parameters(), member);
-    prior_nats_.resize(terms.size(), 0.0);
-    for (std::size_t i = 0; i < terms.size(); ++i) {
-      if (terms[i].defined()) prior_nats_[i] += terms[i].item<double>() * members_ / draws_;
-    }
+  /// The network computes every depth, though predictions are those at the mode.
+  void add_depths(const DepthLikelihood& likelihood) {
+    depths_.emplace(likelihood, share_of(parts_.source));
+    draw_subjects_.back().take = [this, take = draw_subjects_.back().take](const BlockOutputs& outputs) {
+      take(outputs);
+      depths_->add(outputs);
+    };
   }
 
   const EvaluationParts& parts_;
   const EvaluationOptions& options_;
   int draws_;
   int members_;
-  std::vector<double> prior_nats_;
   std::deque<PredictionSums> test_, ood_;  // under draws, at the mean
   std::optional<InputGrid> grid_;
   std::optional<PredictionSums> surface_;
-  std::optional<LikelihoodTotals> training_;
+  TrainingElbo training_;
   std::optional<ReplicatedData> replicated_;
+  std::optional<DepthSums> depths_;
   std::vector<Subject> draw_subjects_, mean_subjects_;
 };
 
@@ -191,6 +179,8 @@ Evaluation evaluate(const EvaluationParts& parts, const EvaluationOptions& optio
   check(parts, options);
   const torch::NoGradGuard no_grad;
   const EvaluationMode mode(parts.network, parts.posterior);
+  if (is_generative(parts.likelihood)) return evaluate_generative(parts, options);
+  const HaltingOff whole(parts.network);
   std::optional<Evaluator> evaluator;
   // Files are read here, and may fail on one rank only.
   collectively(parts.communicator, [&] {

@@ -11,6 +11,15 @@ nlohmann::json metrics_json(const Metrics& metrics) {
   return json;
 }
 
+nlohmann::json depth_json(const DepthReport& report) {
+  nlohmann::json json = {
+      {"probability", report.probability}, {"mean", report.mean_depth}, {"mean_mode", report.mean_mode}};
+  for (const Metrics& metrics : report.metrics) {
+    for (const auto& [name, value] : metrics.defined()) json[name].push_back(value);
+  }
+  return json;
+}
+
 }  // namespace
 
 nlohmann::json to_json(const Evaluation& evaluation) {
@@ -23,6 +32,7 @@ nlohmann::json to_json(const Evaluation& evaluation) {
     if (estimate->kl) elbo["kl"] = *estimate->kl;
     if (estimate->elbo) elbo["elbo"] = *estimate->elbo;
   }
+  if (evaluation.depth) json["depth"] = depth_json(*evaluation.depth);
   for (const PredictiveCheck& check : evaluation.checks) {
     nlohmann::json& entry = json["checks"].emplace_back();
     entry = {{"statistic", name_of(check.statistic)},

@@ -27,8 +27,31 @@ struct Surface {
   std::vector<double> probability_stddev;  // [H, W] of p_s over draws, divisor S
 };
 
+/// What a network whose depth is a latent variable says at each depth 1 ... L.
+struct DepthReport {
+  std::vector<double> probability;  // [L] of q, mean over examples (where q depends on them)
+  double mean_depth = 0.0;          // of q, mean over examples
+  double mean_mode = 0.0;           // where it halts, mean over examples
+  std::vector<Metrics> metrics;     // [L], were it to halt there
+};
+
+/// Images of a generative network, pixels 0 to 1.
+struct Gallery {
+  std::vector<std::int64_t> shape;     // [channels, height, width]
+  std::vector<float> inputs;           // [n, shape...], as the likelihood sees them
+  std::vector<float> reconstructions;  // the same, through the mean of q(z | x)
+  std::vector<float> samples;          // [m, shape...], mean given a draw of z from its prior
+};
+
+/// Lower bounds on log p(x) of each example, nats.
+struct GenerativePredictions {
+  std::vector<double> elbo, importance;  // [N]
+  std::vector<double> ood_importance;    // [M], of the out-of-distribution examples
+  std::optional<Gallery> gallery;
+};
+
 /// What credence evaluate reports, the same bits on every rank. Of the per-example results the one that fits the
-/// likelihood is filled: classes, regression, or (Bernoulli of several columns) none.
+/// likelihood is filled: classes, regression, generative, or (Bernoulli of several columns) none.
 struct Evaluation {
   std::int64_t examples = 0;
   Metrics predictive;  // over draws
@@ -41,10 +64,13 @@ struct Evaluation {
   Reliability reliability;          // of `classes`
   std::optional<Surface> surface;   // two classes of two-dimensional inputs
   std::vector<PredictiveCheck> checks;
+  std::optional<DepthReport> depth;
+  std::optional<GenerativePredictions> generative;
 };
 
 /// Stable names: accuracy, nll, ece, brier, entropy, mutual_information, ood_auroc, rmse, scale, aleatoric_scale,
-/// epistemic_scale, coverage_90, interval_width_90, samples, examples; the same at the posterior mean under "mean";
+/// epistemic_scale, coverage_90, interval_width_90, elbo_per_example, importance_bound, samples, examples; the same at
+/// the posterior mean under "mean"; "depth": {probability, mean, mean_mode, and a list over depths of each metric};
 /// "elbo": {elbo, elbo_standard_error, expected_log_likelihood, kl}; and "checks": [{statistic, column, observed,
 /// replicated_mean, replicated_stddev, tail_probability}].
 /// What is not defined is absent.

@@ -201,6 +201,10 @@ void write_inference_data(const std::filesystem::path& file, const InferenceData
                           const InferenceDataOptions& options) {
   require(options.draws >= 1, "--draws must be at least 1, not {}", options.draws);
   require(parts.source.size() > 0, "there are no examples to replicate");
+  require(
+      !is_generative(parts.likelihood),
+      "a vae describes its inputs and has no targets to replicate; export its weights to safetensors, or see evaluate "
+      "--predictions FILE");
   const torch::NoGradGuard no_grad;
   const EvaluationMode mode(parts.network, parts.posterior);
   InferenceDataWriter(parts, options).write(file);

@@ -43,6 +43,8 @@ std::vector<std::pair<std::string, double>> Metrics::defined() const {
   add("epistemic_scale", epistemic_scale);
   add("coverage_90", coverage_90);
   add("interval_width_90", interval_width_90);
+  add("elbo_per_example", elbo_per_example);
+  add("importance_bound", importance_bound);
   return result;
 }
 

@@ -26,6 +26,8 @@ struct Metrics {
   std::optional<double> aleatoric_scale, epistemic_scale;
   std::optional<double> coverage_90;        // fraction of targets inside their central 90 % predictive interval
   std::optional<double> interval_width_90;  // mean width of that interval, in the targets' units
+  std::optional<double> elbo_per_example;   // nats: of a network that describes its inputs, mean over examples
+  std::optional<double> importance_bound;   // nats: the importance-weighted one with `samples` samples; -nll
 
   /// Name and value of those that are defined; names as in JSON and files.
   std::vector<std::pair<std::string, double>> defined() const;

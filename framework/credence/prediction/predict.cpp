@@ -35,7 +35,7 @@ class InputSums {
   void add(const BlockOutputs& block) {
     if (mixtures_) return mixtures_->add(block.row * width_, block.draw, block.outputs);
     const torch::Tensor exact =
-        classes_ ? class_probabilities(likelihood_, block.outputs) : torch::sigmoid(block.outputs.to(torch::kFloat64));
+        classes_ ? class_probabilities(likelihood_, block.outputs) : flag_probabilities(likelihood_, block.outputs);
     const torch::Tensor host = exact.to(torch::kCPU, torch::kFloat64).contiguous();
     const std::span<const double> values(host.data_ptr<double>(), static_cast<std::size_t>(host.numel()));
     if (classes_) classes_->add(block.row, values);
@@ -130,6 +130,10 @@ class InputSums {
 std::vector<InputPredictions> predict(const PredictParts& parts, std::span<const PredictionInput> inputs,
                                       const PredictOptions& options) {
   require(options.samples >= 1, "--samples must be at least 1, not {}", options.samples);
+  require(
+      !is_generative(parts.likelihood),
+      "a vae describes its inputs and predicts neither classes nor numbers; evaluate --predictions FILE writes bounds "
+      "on log p(x), reconstructions and samples");
   const torch::NoGradGuard no_grad;
   const EvaluationMode mode(parts.network, parts.posterior);
   const PassParts through{parts.network, parts.likelihood, parts.communicator, options.seed};

@@ -159,6 +159,24 @@ void write_regression(NewFile& file, const RegressionPredictions& regression) {
   file.dataset("regression/log_likelihood", regression.log_likelihood);
 }
 
+void write_generative(NewFile& file, const GenerativePredictions& generative) {
+  file.dataset("generative/elbo", generative.elbo);
+  file.dataset("generative/importance_bound", generative.importance);
+  if (!generative.ood_importance.empty()) file.dataset("ood/importance_bound", generative.ood_importance);
+  if (!generative.gallery) return;
+  const Gallery& gallery = *generative.gallery;
+  std::int64_t pixels = 1;
+  for (const std::int64_t size : gallery.shape) pixels *= size;
+  const auto write = [&](const char* name, const std::vector<float>& values) {
+    std::vector<std::int64_t> shape = {static_cast<std::int64_t>(values.size()) / pixels};
+    shape.insert(shape.end(), gallery.shape.begin(), gallery.shape.end());
+    file.dataset(name, values, shape);
+  };
+  write("generative/inputs", gallery.inputs);
+  write("generative/reconstructions", gallery.reconstructions);
+  write("generative/samples", gallery.samples);
+}
+
 void write_all(NewFile& file, const Evaluation& evaluation, const DataSource& source) {
   auto attributes = attributes_of(evaluation.predictive);
   attributes.emplace_back("examples", evaluation.examples);
@@ -177,6 +195,7 @@ void write_all(NewFile& file, const Evaluation& evaluation, const DataSource& so
   if (!evaluation.ood_entropy.empty()) file.dataset("ood/entropy", evaluation.ood_entropy);
   if (evaluation.surface) write_surface(file, *evaluation.surface, source);
   if (evaluation.regression) write_regression(file, *evaluation.regression);
+  if (evaluation.generative) write_generative(file, *evaluation.generative);
 }
 
 }  // namespace

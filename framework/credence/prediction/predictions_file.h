@@ -23,6 +23,8 @@ namespace credence {
 ///     /surface/points                    [N, 2] the evaluated inputs
 ///     /regression/{targets,mean,scale,aleatoric_scale,epistemic_scale,lower,upper}   [N, D]; see RegressionPredictions
 ///     /regression/log_likelihood         [N]
+///     /generative/{elbo,importance_bound}   [N] nats; /ood/importance_bound [M]
+///     /generative/{inputs,reconstructions,samples}   [16, C, H, W] twice and [64, C, H, W], pixels 0 to 1
 void write_predictions(const std::filesystem::path& file, const Evaluation& evaluation, const DataSource& source);
 
 }  // namespace credence

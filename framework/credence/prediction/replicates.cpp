@@ -42,7 +42,7 @@ std::vector<double> replicate_targets(const Likelihood& likelihood, const torch:
   std::vector<double> values(static_cast<std::size_t>(outputs.size(0) * columns));
   std::int64_t element = key.example * columns;
   if (!is_regression(likelihood)) {  // several Bernoulli columns
-    const torch::Tensor probabilities = on_host(torch::sigmoid(outputs.to(torch::kFloat64)));
+    const torch::Tensor probabilities = on_host(flag_probabilities(likelihood, outputs));
     const double* p = probabilities.data_ptr<double>();
     for (double& value : values) value = uniform(stream, element++) < *p++ ? 1.0 : 0.0;
     return values;

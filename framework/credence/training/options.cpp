@@ -21,10 +21,13 @@ constexpr std::array kOptions = {
                "fashion-mnist[:DIR] | mnist:DIR | moons | csv:FILE: what to train on"},
     OptionInfo{"augment", "none", identity, false, "none | flip | crop:PIXELS | crop:PIXELS,flip"},
     OptionInfo{"network", "lenet5", identity, false,
-               "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | resnet20 | linear[:nobias] | constant"},
+               "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | resnet20 | linear[:nobias] | constant | "
+               "vae:LATENT[,W1,...] | adaptive-depth:L[,width=W][,prior=uniform|poisson:RATE|geometric:P][,input] | "
+               "hierarchical-groups:G[,W1,...][,shared=K][,relu|tanh]"},
     OptionInfo{"likelihood", "", identity, false,
                "categorical | bernoulli | gaussian:STDDEV | gaussian:learned | heteroscedastic | poisson | "
-               "student-t[:DOF[,SCALE]]; default: categorical for labels, gaussian:1 for real targets"},
+               "student-t[:DOF[,SCALE]] | vae-bernoulli | vae-categorical[:LEVELS] | vae-gaussian[:STDDEV]; default: "
+               "categorical for labels, gaussian:1 for real targets"},
     OptionInfo{
         "posterior", "mean-field", identity, true,
         "mean-field | point | sparse | spike-slab | dropout:P | dropconnect:P | gaussian-dropout:P | low-rank:K | "

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "credence/base/errors.h"
+#include "credence/posteriors/complexity.h"
 
 namespace credence {
 namespace {
@@ -222,6 +223,78 @@ TEST(Posterior, MeasuresInClosedForm) {
   EXPECT_NEAR(sums[3].log_scale, 70000.0 * std::log(kScale), 70000.0 * 1e-14);
   EXPECT_NEAR(sums[3].squared_deviation, m.square().sum().item<double>() + 70000.0 * kScale * kScale, 70000.0 * 1e-14);
   EXPECT_EQ(sums[1].log_scale, 0.0);
+}
+
+/// A network with an encoder, deviations of groups and a latent variable of three values.
+Layout latent_layout() {
+  Layout result;
+  const auto add = [&](const char* name) -> Slot& {
+    Slot slot;
+    slot.name = name;
+    slot.shape = {3};
+    slot.count = 3;
+    slot.offset = result.elements;
+    result.elements += 64;
+    result.slots.push_back(slot);
+    return result.slots.back();
+  };
+  add("fc.weight");
+  add("encoder.weight").is_amortized = true;
+  add("fc.deviation.weight").is_deviation = true;
+  add("depth_logits").categorical_log_prior = {std::log(0.5), std::log(0.3), std::log(0.2)};
+  return result;
+}
+
+TEST(LatentVariables, HaveTheirOwnFamiliesAndPriors) {
+  const PosteriorPlan planned =
+      plan_posterior(latent_layout(), parse_families({"mean-field"}), parse_priors({"normal:1"}));
+  EXPECT_EQ(planned.families[0].kind, Family::Kind::mean_field);
+  EXPECT_EQ(planned.families[1].kind, Family::Kind::point);
+  EXPECT_TRUE(std::holds_alternative<NoPrior>(planned.priors[1]));
+  EXPECT_EQ(planned.families[2].kind, Family::Kind::mean_field);
+  EXPECT_TRUE(std::holds_alternative<HierarchicalPrior>(planned.priors[2]));
+  EXPECT_EQ(planned.families[3].kind, Family::Kind::categorical);
+  const PosteriorPlan ruled = plan_posterior(latent_layout(), parse_families({"mean-field", "encoder=mean-field"}),
+                                             parse_priors({"normal:1", "deviation=normal:0.1"}));
+  EXPECT_EQ(ruled.families[1].kind, Family::Kind::mean_field);
+  EXPECT_EQ(ruled.segments[2].prior_scale, 0.1);
+  EXPECT_THAT([] { plan({"fc=categorical"}, {"normal:1"}); }, ThrowsMessage<UserError>(HasSubstr("holds none")));
+  const auto ruled_out = [](const char* family, const char* prior) {
+    plan_posterior(latent_layout(), parse_families({"point", family}), parse_priors({"none", prior}));
+  };
+  EXPECT_THAT([&] { ruled_out("depth.*=point", "fc=none"); }, ThrowsMessage<UserError>(HasSubstr("leave it out")));
+  EXPECT_THAT([&] { ruled_out("fc=point", "depth.*=normal:1"); }, ThrowsMessage<UserError>(HasSubstr("leave it out")));
+}
+
+TEST(LatentVariables, CategoricalAddsItsKlAndTheGradientOfThat) {
+  const std::vector<double> logits = {0.4, -0.3, 0.9};
+  torch::Tensor values = torch::zeros({256}, torch::kFloat64);
+  for (int i = 0; i < 3; ++i) values[192 + i] = logits[static_cast<std::size_t>(i)];
+  Posterior posterior(plan_posterior(latent_layout(), parse_families({"point"}), parse_priors({"none"})), values, 0.1,
+                      1);
+  EXPECT_FALSE(posterior.is_random());
+  double normalizer = 0.0;
+  for (const double logit : logits) normalizer += std::exp(logit);
+  const std::vector<double> p = {0.5, 0.3, 0.2};
+  double kl = 0.0;
+  std::vector<double> q, ratio;
+  for (std::size_t i = 0; i < 3; ++i) {
+    q.push_back(std::exp(logits[i]) / normalizer);
+    ratio.push_back(std::log(q[i] / p[i]));
+    kl += q[i] * ratio[i];
+  }
+  const auto terms = closed_form_terms(posterior);
+  ASSERT_EQ(terms.size(), 1U);
+  EXPECT_EQ(terms[0].slot, 3);
+  EXPECT_NEAR(terms[0].cross_entropy - terms[0].entropy, kl, 1e-12);
+  GradientSum gradient;
+  for (const Slot& slot : posterior.layout().slots)
+    gradient.slots.push_back(torch::zeros({slot.count}, torch::kFloat64));
+  add_closed_form_terms(posterior, {1.0 / 50.0, 1.0 / 50.0}, 0.25, gradient);  // N = 50, four shards
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_NEAR(gradient.slots[3][static_cast<std::int64_t>(i)].item<double>() * 0.25, q[i] * (ratio[i] - kl) / 50.0,
+                1e-14);
+  }
 }
 
 }  // namespace
