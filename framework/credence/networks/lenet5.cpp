@@ -32,16 +32,48 @@ struct LeNet5Impl : torch::nn::Module {
 };
 TORCH_MODULE(LeNet5);
 
+/// [B, C, H, W] -> [B, outputs]. As in Caffe's example, no relu follows the convolutions.
+struct CaffeLeNet5Impl : torch::nn::Module {
+  CaffeLeNet5Impl(std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t outputs) {
+    const auto features = [](std::int64_t pixels) { return ((pixels - 4) / 2 - 4) / 2; };
+    conv1 = register_module("conv1", Conv2d(torch::nn::Conv2dOptions(channels, 20, 5)));
+    conv2 = register_module("conv2", Conv2d(torch::nn::Conv2dOptions(20, 50, 5)));
+    fc1 = register_module("fc1", Linear(torch::nn::LinearOptions(50 * features(height) * features(width), 500)));
+    fc2 = register_module("fc2", Linear(torch::nn::LinearOptions(500, outputs)));
+  }
+
+  torch::Tensor forward(torch::Tensor x) {
+    x = torch::max_pool2d(conv1(x), 2);  // [B, 20, 12, 12] from 28 px
+    x = torch::max_pool2d(conv2(x), 2);  // [B, 50, 4, 4]
+    return fc2(fc1(x.flatten(1)).relu_());
+  }
+
+  Conv2d conv1{nullptr}, conv2{nullptr};
+  Linear fc1{nullptr}, fc2{nullptr};
+};
+TORCH_MODULE(CaffeLeNet5);
+
+template <typename Module>
+torch::nn::AnyModule make(const std::string& name, const std::string& arguments, const ExampleSpec& examples,
+                          std::int64_t outputs, std::uint64_t seed) {
+  require(arguments.empty(), "{} takes no arguments, not '{}'", name, arguments);
+  require_images(name, examples, kLenetPixels);
+  const auto& shape = examples.input_shape;
+  Module network(shape[0], shape[1], shape[2], outputs);
+  initialize(*network, Nonlinearity::relu, seed);
+  return torch::nn::AnyModule(network);
+}
+
 }  // namespace
 
 torch::nn::AnyModule make_lenet5(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
                                  std::uint64_t seed) {
-  require(arguments.empty(), "lenet5 takes no arguments, not '{}'", arguments);
-  require_images("lenet5", examples, kLenetPixels);
-  const auto& shape = examples.input_shape;
-  LeNet5 network(shape[0], shape[1], shape[2], outputs);
-  initialize(*network, Nonlinearity::relu, seed);
-  return torch::nn::AnyModule(network);
+  return make<LeNet5>("lenet5", arguments, examples, outputs, seed);
+}
+
+torch::nn::AnyModule make_lenet5_caffe(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
+                                       std::uint64_t seed) {
+  return make<CaffeLeNet5>("lenet5-caffe", arguments, examples, outputs, seed);
 }
 
 }  // namespace credence

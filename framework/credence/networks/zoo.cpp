@@ -13,6 +13,7 @@ using Maker = torch::nn::AnyModule (*)(const std::string&, const ExampleSpec&, s
 const std::map<std::string, Maker>& makers() {
   static const std::map<std::string, Maker> table = {{"mlp", make_mlp},
                                                      {"lenet5", make_lenet5},
+                                                     {"lenet5-caffe", make_lenet5_caffe},
                                                      {"resnet20", make_resnet20},
                                                      {"linear", make_linear},
                                                      {"constant", make_constant},

@@ -12,6 +12,7 @@ namespace credence {
 /// A module of the zoo, initialised, for inputs as in `examples` and `outputs` values per example.
 ///   mlp:W1,W2,...[,relu|tanh][,nobias]   fully connected, inputs flattened; relu by default
 ///   lenet5       LeCun et al. 1998 with relu and max pooling, 5x5 kernels, 6-16-120-84; images of 28 px and up
+///   lenet5-caffe Caffe's variant, 5x5 kernels without padding, 20-50-500; images of 28 px and up
 ///   resnet20     He et al. 2016, sec. 4.2: 3 stages of 3 blocks, 16-32-64 channels, identity shortcuts; 28 px and up
 ///   linear[:nobias]                      one affine layer
 ///   constant                             a bias that ignores the input
@@ -31,6 +32,8 @@ torch::nn::AnyModule make_constant(const std::string& arguments, const ExampleSp
                                    std::uint64_t seed);
 torch::nn::AnyModule make_lenet5(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
                                  std::uint64_t seed);
+torch::nn::AnyModule make_lenet5_caffe(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
+                                       std::uint64_t seed);
 torch::nn::AnyModule make_resnet20(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
                                    std::uint64_t seed);
 torch::nn::AnyModule make_vae(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,

@@ -270,6 +270,7 @@ struct Count {
 TEST(Zoo, ParameterCountsAndOutputs) {
   const Count counts[] = {{"lenet5", {1, 28, 28}, 10, 61706},
                           {"lenet5", {3, 32, 32}, 10, 83126},
+                          {"lenet5-caffe", {1, 28, 28}, 10, 431080},  // 520 + 25050 + 400500 + 5010, as Caffe counts
                           // Option A of He et al. 2016: 432 + 13,824 + 50,688 + 202,752 convolution weights, 650 of the
                           // last layer, 1,376 of the normalisation.
                           {"resnet20", {3, 32, 32}, 10, 269722},
@@ -394,7 +395,7 @@ TEST(Zoo, BadSpecsAreRefused) {
   }
   EXPECT_THAT([&] { build_module("lenet", images, 10, 1); }, ThrowsMessage<UserError>(HasSubstr("lenet5")));
   for (const auto& shape : std::vector<std::vector<std::int64_t>>{{2}, {28, 28}, {1, 27, 28}, {1, 28, 20}}) {
-    for (const char* spec : {"lenet5", "resnet20"}) {
+    for (const char* spec : {"lenet5", "lenet5-caffe", "resnet20"}) {
       EXPECT_THROW(build_module(spec, spec_of(shape), 10, 1), UserError) << spec;
     }
   }
