@@ -192,6 +192,13 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
   return model;
 }
 
+void choose_predictive(const std::optional<std::string>& given, Posterior& posterior) {
+  if (!given) return;
+  const std::vector<std::string> known = {"linearized", "sampled"};
+  if (*given != known[0] && *given != known[1]) refuse_unknown("predictive", *given, known);
+  posterior.set_linearized(*given == known[0]);
+}
+
 OptimizerOptions optimizer_options(const OptionValues& values, const Objective& objective) {
   using enum kernels::Rule;
   const std::vector<std::string> known = {"adam", "sgd", "ivon", "lars"};

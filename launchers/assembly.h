@@ -4,7 +4,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "credence/checkpoint/checkpoint.h"
 #include "credence/communication/factory.h"
@@ -54,6 +56,13 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
 OptimizerOptions optimizer_options(const OptionValues& values, const Objective& objective);
 std::unique_ptr<Estimator> build_estimator(const OptionValues& values, const Machine& machine, Model& model,
                                            Communicator& communicator);
+
+/// linearized | sampled: how predictions use draws. What is given, if anything, in the place of the posterior's
+/// default.
+void choose_predictive(const std::optional<std::string>& given, Posterior& posterior);
+inline constexpr std::string_view kPredictiveHelp =
+    "linearized | sampled: the network made linear at the mean, or itself, under the draws (default: linearized for "
+    "laplace, else sampled)";
 
 /// A checkpoint with the model it describes, for prediction.
 struct LoadedModel {

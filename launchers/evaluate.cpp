@@ -6,6 +6,7 @@
 #include "credence/base/log.h"
 #include "credence/base/text.h"
 #include "credence/data/open.h"
+#include "credence/posteriors/sparsity.h"
 #include "credence/prediction/predictions_file.h"
 
 namespace credence {
@@ -21,6 +22,7 @@ const std::vector<CommandOption>& evaluate_extras() {
       {"check",
        "STAT[,STAT]: posterior predictive checks by mean, variance, minimum, maximum, or of classes accuracy, "
        "class-entropy"},
+      {"predictive", std::string(kPredictiveHelp)},
       {"predictions", "HDF5 file for per-example predictions and what figures are drawn from"},
       {"json", "the metrics as one JSON object, last line of stdout", true},
       {"help", "this text", true}};
@@ -59,6 +61,11 @@ void print_metrics(const nlohmann::json& metrics) {
     fmt::print("{:<22} {:>12.4f} {:>12}\n", name, value.get<double>(),
                mean.contains(name) ? fmt::format("{:.4f}", mean[name].get<double>()) : "");
   }
+  if (metrics.contains("pruned")) {
+    const nlohmann::json& pruned = metrics["pruned"];
+    fmt::print("\nwith the weights that the posterior does not need set to zero\n");
+    print_metrics(pruned);
+  }
   if (metrics.contains("elbo")) {
     fmt::print("\nELBO of the training data, nats\n");
     for (const auto& [name, value] : metrics["elbo"].items()) {
@@ -67,6 +74,20 @@ void print_metrics(const nlohmann::json& metrics) {
   }
   if (metrics.contains("depth")) print_depths(metrics["depth"]);
   if (metrics.contains("checks")) print_checks(metrics["checks"]);
+}
+
+/// How sparse the posterior is, and the same evaluation with what it does not need set to zero.
+nlohmann::json evaluate_pruned(EvaluationParts parts, const EvaluationOptions& options) {
+  const Sparsity sparsity = prune(parts.posterior);
+  parts.training = nullptr;  // the bound is of the posterior as it was
+  nlohmann::json pruned = to_json(evaluate(parts, options));
+  pruned["sparsity"] = sparsity.share();
+  pruned["compression"] = sparsity.compression();
+  for (const Sparsity::Tensor& tensor : sparsity.tensors) {
+    const std::string& name = parts.posterior.layout().slots[static_cast<std::size_t>(tensor.slot)].name;
+    pruned["tensors"][name] = {{"weights", tensor.weights}, {"pruned", tensor.pruned}};
+  }
+  return pruned;
 }
 
 }  // namespace
@@ -105,14 +126,21 @@ int run_evaluate(const CommandContext& context) {
 
   Model& model = loaded->model;
   if (is_generative(model.likelihood) && !line.text("samples")) samples = 500;  // Burda et al. 2016 use 5000
-  std::vector<Statistic> checks;
-  if (const auto names = line.text("check")) checks = parse_statistics(*names, is_classification(model.likelihood));
-  const Evaluation evaluation =
-      evaluate({*model.network, *model.posterior, model.likelihood, *source, *control, ood.get(), training.get()},
-               {.samples = samples,
-                .seed = static_cast<std::uint64_t>(loaded->values.integer("seed")),
-                .keep_probabilities = line.has("predictions"),
-                .checks = std::move(checks)});
+  choose_predictive(line.text("predictive"), *model.posterior);
+  require(
+      !is_generative(model.likelihood) || !model.posterior->linearized(),
+      "--predictive linearized is for outputs that are a function of the weights, and this network's are drawn; use "
+      "sampled");
+  const EvaluationParts parts{*model.network, *model.posterior, model.likelihood, *source,
+                              *control,       ood.get(),        training.get()};
+  EvaluationOptions options{.samples = samples,
+                            .seed = static_cast<std::uint64_t>(loaded->values.integer("seed")),
+                            .keep_probabilities = line.has("predictions"),
+                            .checks = {}};
+  if (const auto names = line.text("check")) {
+    options.checks = parse_statistics(*names, is_classification(model.likelihood));
+  }
+  const Evaluation evaluation = evaluate(parts, options);
   if (const auto file = line.text("predictions")) {
     collectively(*control, [&] {
       if (session.rank() == 0) write_predictions(*file, evaluation, *source);
@@ -120,6 +148,8 @@ int run_evaluate(const CommandContext& context) {
   }
   nlohmann::json metrics = to_json(evaluation);
   metrics["checkpoint"] = loaded->checkpoint.file().string();
+  metrics["draws"] = model.posterior->linearized() ? "linearized" : "sampled";
+  if (!measure_sparsity(*model.posterior).tensors.empty()) metrics["pruned"] = evaluate_pruned(parts, options);
   metrics["step"] = loaded->checkpoint.integer("step");
   if (line.has("json")) {
     print_json(session, metrics);

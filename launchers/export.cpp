@@ -11,6 +11,7 @@
 #include "credence/base/text.h"
 #include "credence/checkpoint/safetensors.h"
 #include "credence/data/open.h"
+#include "credence/posteriors/sparsity.h"
 #include "credence/prediction/inference_data.h"
 #include "credence/priors/rules.h"
 
@@ -22,6 +23,7 @@ const std::vector<CommandOption>& export_extras() {
       {"file", "what to write", false, true},
       {"checkpoint", "checkpoint file, or run directory (its newest good one)"},
       {"to", "netcdf: draws of weights and of targets as ArviZ InferenceData | safetensors: means and scales"},
+      {"prune", "safetensors: zeros for the weights that sparse and spike-slab do not need", true},
       {"draws", "netcdf: posterior draws (default 100)"},
       {"tensors", "REGEX: only tensors whose name it matches (default all)"},
       {"split", "netcdf: train | test, the examples whose targets are drawn (default test)"},
@@ -57,6 +59,10 @@ class StateDict {
       add(slot.name, slot.name + (slot.array.empty() ? "" : "." + slot.array) + ".scale",
           posterior.view(scales, index));
     }
+    const auto& kept = posterior.plan().kept.slots;
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      add(kept[i].name, kept[i].name + "." + kept[i].array, posterior.kept_view(static_cast<int>(i)));
+    }
     for (const auto& [name, buffer] : model.network->float_buffers()) add(name, name, buffer);
     for (const auto& [name, buffer] : model.network->integer_buffers()) add(name, name, buffer);
     require(!arrays_.empty(), "--tensors '{}' matches no tensor of the network; its tensors are named like {}",
@@ -76,23 +82,30 @@ class StateDict {
   std::vector<ArrayView> arrays_;
 };
 
-void export_safetensors(const std::string& file, const CommandLine& line, const LoadedModel& loaded) {
+void export_safetensors(const std::string& file, const CommandLine& line, LoadedModel& loaded) {
   for (const char* option : {"draws", "split"}) {
     require(!line.has(option), "--{} is an option of --to netcdf: a state dict holds means and scales, no draws",
             option);
   }
   require(!line.training.given("data"), "--data is an option of --to netcdf: a state dict holds no data");
-  const StateDict dict(loaded.model, line.text("tensors"));
   // "pt": names and layouts are those of a PyTorch state dict.
-  write_safetensors(file,
-                    {{"format", "pt"},
-                     {"producer", "credence"},
-                     {"step", fmt::format("{}", loaded.checkpoint.integer("step"))},
-                     {"network", loaded.values.text("network")}},
-                    dict.arrays());
+  std::map<std::string, std::string> metadata = {{"format", "pt"},
+                                                 {"producer", "credence"},
+                                                 {"step", fmt::format("{}", loaded.checkpoint.integer("step"))},
+                                                 {"network", loaded.values.text("network")}};
+  if (line.has("prune")) {
+    const Sparsity sparsity = prune(*loaded.model.posterior);
+    require(!sparsity.tensors.empty(),
+            "--prune asks the posterior which weights it does not need, and only sparse and spike-slab can say");
+    metadata["sparsity"] = fmt::format("{}", sparsity.share());
+    metadata["compression"] = fmt::format("{}", sparsity.compression());
+  }
+  const StateDict dict(loaded.model, line.text("tensors"));
+  write_safetensors(file, metadata, dict.arrays());
 }
 
 void export_netcdf(const std::string& file, const CommandLine& line, LoadedModel& loaded, Communicator& control) {
+  require(!line.has("prune"), "--prune is an option of --to safetensors");
   std::unique_ptr<DataSource> source;
   const std::string spec = line.training.given("data") ? line.training.text("data") : loaded.values.text("data");
   collectively(control, [&] {

@@ -45,6 +45,14 @@ nlohmann::json describe(const Checkpoint& checkpoint) {
           {"arrays", arrays}};
 }
 
+/// What sparse and spike-slab would prune of a tensor, in percent.
+std::string pruned_share(const nlohmann::json& tensor) {
+  if (!tensor.contains("pruned")) return "-";
+  double weights = 1.0;
+  for (const std::int64_t size : tensor["shape"].get<std::vector<std::int64_t>>()) weights *= static_cast<double>(size);
+  return fmt::format("{:.2f} %", 100.0 * tensor["pruned"].get<double>() / weights);
+}
+
 void print(const Checkpoint& checkpoint, const nlohmann::json& description) {
   fmt::print("{}\n", checkpoint.file().string());
   for (const auto& [name, value] : description["attributes"].items()) {
@@ -58,16 +66,16 @@ void print(const Checkpoint& checkpoint, const nlohmann::json& description) {
     fmt::print("  {}\n", config.substr(begin, end - begin));
     begin = end + 1;
   }
-  fmt::print("\nposterior\n  {:<28} {:>18}  {:<9} {:>12} {:>14}\n", "tensor", "shape", "family", "prior scale",
-             "KL (nats)");
+  fmt::print("\nposterior\n  {:<28} {:>18}  {:<9} {:>12} {:>14} {:>9}\n", "tensor", "shape", "family", "prior scale",
+             "KL (nats)", "pruned");
   for (const auto& [name, tensor] : description["posterior"].items()) {
     const auto number = [&](const char* key) {
       return tensor.contains(key) && tensor[key].is_number() ? tensor[key].get<double>() : std::nan("");
     };
-    fmt::print("  {:<28} {:>18}  {:<9} {:>12.4g} {:>14}\n", name,
+    fmt::print("  {:<28} {:>18}  {:<9} {:>12.4g} {:>14} {:>9}\n", name,
                fmt::format("{}", fmt::join(tensor["shape"].get<std::vector<std::int64_t>>(), " x ")),
                tensor.value("family", "?"), number("prior_scale"),
-               std::isnan(number("kl")) ? "-" : fmt::format("{:.2f}", number("kl")));
+               std::isnan(number("kl")) ? "-" : fmt::format("{:.2f}", number("kl")), pruned_share(tensor));
   }
   std::int64_t other = 0;
   for (const ArrayView& array : checkpoint.arrays()) other += array.name.starts_with("posterior/") ? 0 : 1;

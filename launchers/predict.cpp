@@ -19,6 +19,7 @@ const std::vector<CommandOption>& predict_extras() {
       {"input", "tables (csv) or idx files of images, plain or gzip; no labels needed", false, true},
       {"checkpoint", "checkpoint file, or run directory (its newest good one)"},
       {"samples", "posterior draws (default 32)"},
+      {"predictive", std::string(kPredictiveHelp)},
       {"split", "with --data: train | test (default test)"},
       {"examples", "with --data: A-B, the examples from A to B, counted from 0 (default all)"},
       {"output", "table of all numbers, to this csv file instead of stdout"},
@@ -251,6 +252,7 @@ int run_predict(const CommandContext& context) {
     for (const Named& input : inputs) views.push_back({*input.source, input.first, input.count});
   });
   Model& model = loaded->model;
+  choose_predictive(line.text("predictive"), *model.posterior);
   const auto predictions =
       predict({*model.network, *model.posterior, model.likelihood, *control}, views,
               {.samples = samples, .seed = static_cast<std::uint64_t>(loaded->values.integer("seed"))});

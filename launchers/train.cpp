@@ -12,6 +12,7 @@
 #include "credence/base/log.h"
 #include "credence/base/text.h"
 #include "credence/checkpoint/run_directory.h"
+#include "credence/estimators/curvature.h"
 #include "credence/networks/hierarchical_groups.h"
 #include "credence/training/run_state.h"
 #include "progress.h"
@@ -145,6 +146,39 @@ std::int64_t planned_steps(const OptionValues& values, const SamplingPlan& plan)
   const double epochs = values.number("epochs");
   require(epochs > 0.0 && epochs < 1e9, "--epochs must be positive, not {}", epochs);
   return plan.steps(epochs);
+}
+
+bool any_family(const Model& model, Family::Kind kind) {
+  const auto& families = model.posterior->plan().families;
+  return std::any_of(families.begin(), families.end(), [&](const Family& family) { return family.kind == kind; });
+}
+
+std::optional<TrainingOptions::Collection> collection_of(const OptionValues& values, const Model& model,
+                                                         std::int64_t total_steps, double steps_per_epoch) {
+  if (!any_family(model, Family::Kind::swag)) return std::nullopt;
+  const double start = values.number("swag-start");
+  require(start >= 0.0 && start < 1.0, "--swag-start must be a fraction of the run from 0 to below 1, not {}", start);
+  const bool given = !values.text("swag-every").empty();
+  const std::int64_t every =
+      given ? values.integer("swag-every") : std::max<std::int64_t>(std::llround(steps_per_epoch), 1);
+  require(every >= 1, "--swag-every must be at least 1, not {}", every);
+  const std::int64_t first = std::max<std::int64_t>(std::llround(start * static_cast<double>(total_steps)), 1);
+  require((total_steps - first) / every >= 1,
+          "--posterior swag would collect one iterate, at step {} of {}, and needs two or more, {} steps apart: train "
+          "longer, or give an earlier --swag-start or a smaller --swag-every",
+          first, total_steps, every);
+  return TrainingOptions::Collection{first, every};
+}
+
+std::optional<LaplaceOptions> laplace_of(const OptionValues& values, const Model& model, const Machine& machine) {
+  const std::string precision = values.text("laplace-precision");
+  const std::vector<std::string> known = {"evidence", "prior"};
+  if (precision != known[0] && precision != known[1]) refuse_unknown("laplace-precision", precision, known);
+  if (!any_family(model, Family::Kind::laplace)) return std::nullopt;
+  hessian_root(model.likelihood, torch::zeros({1, columns_read(model.likelihood)}));  // refuses what it does not know
+  return LaplaceOptions{.fit_precision = precision == known[0],
+                        .parts = static_cast<int>(values.integer("shards")),
+                        .stage_through_host = machine.device.is_cuda() && !machine.nccl};
 }
 
 struct Figures {  // of the start table
@@ -343,7 +377,9 @@ int run_train(const CommandContext& context) {
       .stop_after = start.values.integer("stop-after"),
       .objective = objective,
       .schedule = parse_schedule(start.values.text("lr-schedule")),
-      .lr_warmup_steps = std::llround(start.values.number("lr-warmup") * steps_per_epoch)};
+      .lr_warmup_steps = std::llround(start.values.number("lr-warmup") * steps_per_epoch),
+      .collection = collection_of(start.values, model, total_steps, steps_per_epoch),
+      .laplace = laplace_of(start.values, model, machine)};
   Progress progress({.mode = start.values.text("progress"),
                      .log_every = start.values.integer("log-every"),
                      .batch = plan.batch(),

@@ -33,6 +33,15 @@ class GradientHook final : public torch::autograd::PostAccumulateGradHook {
   std::function<void(torch::Tensor)> take_;
 };
 
+/// Forward-mode differentiation for as long as it lives.
+struct DualLevel {
+  DualLevel() : index(torch::autograd::forward_ad::enter_dual_level()) {}
+  ~DualLevel() { torch::autograd::forward_ad::exit_dual_level(index); }
+  DualLevel(const DualLevel&) = delete;
+  DualLevel& operator=(const DualLevel&) = delete;
+  std::uint64_t index;
+};
+
 std::int64_t padded(std::int64_t count) {
   return (count + kernels::kNoiseGroup - 1) / kernels::kNoiseGroup * kernels::kNoiseGroup;
 }
@@ -93,6 +102,10 @@ Network::~Network() {
 }
 
 torch::Tensor Network::forward(const torch::Tensor& inputs) {
+  return base_.defined() ? forward_linearized(inputs) : forward_bound(inputs);
+}
+
+torch::Tensor Network::forward_bound(const torch::Tensor& inputs) {
   torch::Tensor outputs = module_.forward(inputs);
   if (!likelihood_parameter_.defined()) return outputs;
   return torch::cat({outputs, likelihood_parameter_.expand({outputs.size(0), -1})}, 1);
@@ -210,10 +223,31 @@ void Network::bind(const torch::Tensor& arena) {
   ensure(arena.dim() == 1 && arena.numel() == layout_.elements && arena.is_contiguous() &&
              arena.scalar_type() == dtype_ && arena.device().type() == device_.type(),
          "arena and layout differ");
+  base_ = linear_in_ = torch::Tensor();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Slot& slot = layout_.slots[i];
     parameters_[i].set_data(arena.narrow(0, slot.offset, slot.count).view(slot.shape));
   }
+}
+
+void Network::bind_linearized(const torch::Tensor& arena, const torch::Tensor& base) {
+  ensure(arena.sizes() == base.sizes(), "arena and layout differ");
+  bind(base);
+  base_ = base;
+  linear_in_ = arena;
+}
+
+torch::Tensor Network::forward_linearized(const torch::Tensor& inputs) {
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor change = linear_in_ - base_;
+  const DualLevel level;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const Slot& slot = layout_.slots[i];
+    parameters_[i]._set_fw_grad(change.narrow(0, slot.offset, slot.count).view(slot.shape), level.index, false);
+  }
+  const torch::Tensor outputs = forward_bound(inputs);
+  const torch::Tensor slope = outputs._fw_grad(level.index);
+  return slope.defined() ? outputs + slope : outputs;
 }
 
 void Network::set_gradient_sink(GradientSink sink) {

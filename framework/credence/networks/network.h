@@ -46,6 +46,9 @@ class Network {
   /// Makes every parameter a view of `arena`: what is written there is what the module sees. The arena's memory must
   /// outlive the binding.
   void bind(const torch::Tensor& arena);
+  /// The same with forward() linear in the arena's values w: f(x; base) + J(x) (w - base), by forward-mode
+  /// differentiation, without gradients. Until the next bind().
+  void bind_linearized(const torch::Tensor& arena, const torch::Tensor& base);
 
   /// Receives each parameter's gradient as soon as backward has it; the tensor is the callee's, `.grad` stays empty.
   using GradientSink = std::function<void(int slot, torch::Tensor gradient)>;
@@ -71,6 +74,8 @@ class Network {
 
  private:
   struct SinkHolder;
+  torch::Tensor forward_bound(const torch::Tensor& inputs);
+  torch::Tensor forward_linearized(const torch::Tensor& inputs);
   void build_layout();
   void add_slot(Slot slot, const torch::Tensor& parameter);
   void find_noisy_layers();
@@ -83,6 +88,7 @@ class Network {
   Layout layout_;
   std::vector<torch::Tensor> parameters_;  // in layout order
   std::vector<Noisy> noisy_layers_;
+  torch::Tensor base_, linear_in_;  // of bind_linearized(); else undefined
   std::shared_ptr<SinkHolder> sink_;
   torch::Tensor buffer_arena_;
   std::vector<std::pair<std::string, torch::Tensor>> float_buffers_;

@@ -11,10 +11,10 @@ namespace {
 using enum Family::Kind;
 
 const std::vector<std::pair<std::string, Family::Kind>> kNames = {
-    {"mean-field", mean_field},  {"point", point},         {"sparse", sparse},
-    {"spike-slab", spike_slab},  {"dropout", dropout},     {"dropconnect", dropconnect},
-    {"low-rank", low_rank},      {"full-rank", full_rank}, {"gaussian-dropout", gaussian_dropout},
-    {"categorical", categorical}};
+    {"mean-field", mean_field}, {"point", point},         {"sparse", sparse},
+    {"spike-slab", spike_slab}, {"dropout", dropout},     {"dropconnect", dropconnect},
+    {"low-rank", low_rank},     {"full-rank", full_rank}, {"gaussian-dropout", gaussian_dropout},
+    {"laplace", laplace},       {"swag", swag},           {"categorical", categorical}};
 
 std::vector<std::string> names() {
   std::vector<std::string> list;
@@ -42,6 +42,16 @@ Family parse_family(const std::string& spec) {
       require(rank >= 1 && rank <= 1000, "the rank in low-rank:K must be between 1 and 1000, not {}", rank);
       return {kind, static_cast<double>(rank)};
     }
+    if (kind == swag) {
+      const std::int64_t rank = parsed.arguments.empty() ? 20 : parse_integer(parsed.arguments, "the rank in swag:K");
+      require(rank >= 2 && rank <= 1000, "the rank in swag:K must be between 2 and 1000, not {}", rank);
+      return {kind, static_cast<double>(rank)};
+    }
+    if (kind == laplace && !parsed.arguments.empty()) {
+      require(parsed.arguments == "last-layer", "the posterior laplace takes no arguments but last-layer, not '{}'",
+              parsed.arguments);
+      return {kind, Family::kLastLayer};
+    }
     require(parsed.arguments.empty(), "the posterior {} takes no arguments, not '{}'", name, parsed.arguments);
     return {kind, 0.0};
   }
@@ -51,7 +61,8 @@ Family parse_family(const std::string& spec) {
 std::string describe(const Family& family) {
   for (const auto& [name, kind] : kNames) {
     if (kind != family.kind) continue;
-    return takes_rate(kind) || kind == low_rank ? fmt::format("{}:{}", name, family.number) : name;
+    if (kind == laplace && family.number == Family::kLastLayer) return name + ":last-layer";
+    return takes_rate(kind) || kind == low_rank || kind == swag ? fmt::format("{}:{}", name, family.number) : name;
   }
   return "?";
 }

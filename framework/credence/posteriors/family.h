@@ -20,10 +20,13 @@ struct Family {
     gaussian_dropout,  // mean * (1 + sqrt(p / (1 - p)) eps) (Srivastava et al. 2014; Kingma et al. 2015)
     low_rank,          // Gaussian, covariance diagonal plus rank `number` over all such tensors together
     full_rank,         // Gaussian, full covariance over all such tensors together
+    laplace,           // point, then Gaussian by its curvature (MacKay 1992); `number`: kDiagonal or kLastLayer
+    swag,              // point, then Gaussian of rank `number` and a diagonal by its iterates (Maddox et al. 2019)
     categorical        // logits of q over a latent variable of the network, by which it takes expectations exactly
   };
   Kind kind = Kind::mean_field;
   double number = 0.0;
+  static constexpr double kDiagonal = 0.0, kLastLayer = 1.0;  // laplace: which curvature
 
   bool operator==(const Family&) const = default;
   /// Whether draws have the kernels' Gaussian part, mean + scale * eps.
@@ -31,6 +34,8 @@ struct Family {
     return kind == Kind::mean_field || kind == Kind::sparse || kind == Kind::spike_slab || kind == Kind::low_rank ||
            kind == Kind::full_rank;
   }
+  /// Trained as a point estimate, random in predictions only.
+  bool afterwards() const { return kind == Kind::laplace || kind == Kind::swag; }
 };
 
 /// "mean-field", "dropout:0.1", ...

@@ -42,7 +42,7 @@ void require_prior_of_family(const Slot& slot, const Family& family, const Prior
           "{} has the posterior {} and the prior log-uniform, which only mean-field and sparse can have", slot.name,
           name);
   require(
-      !std::holds_alternative<HorseshoePrior>(prior) || family.kind != point,
+      !std::holds_alternative<HorseshoePrior>(prior) || (family.kind != point && family.kind != swag),
       "{} is a point estimate and has the prior {}, whose density is infinite at zero, where the estimate would end; "
       "use the posterior mean-field, or another prior",
       slot.name, describe(prior));
@@ -145,6 +145,13 @@ void add_structures(PosteriorPlan& plan) {
       case categorical:
         plan.structures.push_back(make_categorical(slots));
         break;
+      case laplace:
+        plan.structures.push_back(std::get<2>(key) == Family::kLastLayer ? make_last_layer_laplace(plan, slots)
+                                                                         : make_diagonal_laplace(plan, slots));
+        break;
+      case swag:
+        plan.structures.push_back(make_swag(plan, slots, static_cast<std::int64_t>(std::get<2>(key))));
+        break;
       case point:
       case mean_field:
       case sparse:
@@ -153,19 +160,61 @@ void add_structures(PosteriorPlan& plan) {
   }
 }
 
-}  // namespace
-
-int PosteriorPlan::add_array(int owner, const std::string& array, std::vector<std::int64_t> shape, ArrayStart start) {
-  Slot slot = layout.slots[static_cast<std::size_t>(owner)];
+/// A slot at the end of `arena`, beside `owner`.
+int append_slot(Layout& arena, const Slot& owner, const std::string& array, std::vector<std::int64_t> shape) {
+  Slot slot = owner;
   slot.array = array;
   slot.shape = std::move(shape);
-  slot.offset = layout.elements;
+  slot.offset = arena.elements;
   slot.count = 1;
   for (const std::int64_t size : slot.shape) slot.count *= size;
-  const int index = static_cast<int>(layout.slots.size());
+  arena.elements += (slot.count + kernels::kNoiseGroup - 1) / kernels::kNoiseGroup * kernels::kNoiseGroup;
+  arena.slots.push_back(std::move(slot));
+  return static_cast<int>(arena.slots.size()) - 1;
+}
+
+/// Weight and bias of the last layer with a matrix of weights.
+bool in_last_layer(const Layout& network, const Slot& slot) {
+  const auto layer_of = [](const Slot& s) { return s.name.substr(0, s.name.rfind('.') + 1); };
+  const auto last = std::find_if(network.slots.rbegin(), network.slots.rend(),
+                                 [](const Slot& s) { return s.shape.size() == 2 && !s.is_norm; });
+  return last != network.slots.rend() && layer_of(*last) == layer_of(slot);
+}
+
+void require_fit_afterwards(const PosteriorPlan& plan) {
+  const auto fitted =
+      std::find_if(plan.families.begin(), plan.families.end(), [](const Family& f) { return f.afterwards(); });
+  if (fitted == plan.families.end()) return;
+  for (std::size_t i = 0; i < plan.families.size(); ++i) {
+    const Family& family = plan.families[i];
+    const std::string& name = plan.layout.slots[i].name;
+    require(
+        family.kind != categorical || fitted->kind != laplace,
+        "the posterior laplace is of weights, and {} holds logits over a latent variable of the network; use swag or "
+        "mean-field",
+        name);
+    require(family == *fitted || family.kind == point || family.kind == categorical,
+            "{} has the posterior {}, beside {}, which is fitted around a point estimate of the whole network: the "
+            "other tensors must be point",
+            name, describe(family), describe(*fitted));
+    require(
+        family.kind != laplace || (treatment(plan.priors[i]) == PriorTreatment::kernels && !is_none(plan.priors[i])),
+        "{} has the posterior {} and the prior {}: a Laplace approximation needs normal:STDDEV or normal:fan-in", name,
+        describe(family), describe(plan.priors[i]));
+  }
+}
+
+}  // namespace
+
+int PosteriorPlan::keep_array(int owner, const std::string& array, std::vector<std::int64_t> shape) {
+  return append_slot(kept, layout.slots[static_cast<std::size_t>(owner)], array, std::move(shape));
+}
+
+int PosteriorPlan::add_array(int owner, const std::string& array, std::vector<std::int64_t> shape, ArrayStart start) {
+  const Slot beside = layout.slots[static_cast<std::size_t>(owner)];
+  const int index = append_slot(layout, beside, array, std::move(shape));
+  const Slot& slot = layout.slots.back();
   segments.push_back({.offset = slot.offset, .count = slot.count, .gaussian = false});
-  layout.elements += (slot.count + kernels::kNoiseGroup - 1) / kernels::kNoiseGroup * kernels::kNoiseGroup;
-  layout.slots.push_back(std::move(slot));
   start.slot = index;
   starts.push_back(start);
   return index;
@@ -185,7 +234,8 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
     const Family* family_rule = families.exception_for(slot.name);
     const Prior* prior_rule = priors.exception_for(slot.name);
     const bool left_to_default = slot.point_by_default() && family_rule == nullptr;
-    Family family = left_to_default ? Family{point, 0.0} : family_rule != nullptr ? *family_rule : families.fallback;
+    Family family = family_rule != nullptr ? *family_rule : families.fallback;
+    if (left_to_default && family.kind != swag) family = {point, 0.0};  // swag averages the whole network
     const bool latent = !slot.categorical_log_prior.empty();
     require(latent || family.kind != categorical,
             "the posterior categorical is for logits over a latent variable of the network, and {} holds none",
@@ -198,6 +248,13 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
       family = {categorical, 0.0};
     }
     if (family.kind == dropout && !has_units_to_drop(network, slot)) family = {point, 0.0};
+    if (family == Family{laplace, Family::kLastLayer} && !in_last_layer(network, slot)) {
+      require(family_rule == nullptr,
+              "{} is not in the last Linear layer, and the posterior laplace:last-layer is of that one only; use "
+              "laplace for other tensors",
+              slot.name);
+      family = {point, 0.0};
+    }
     Prior prior = prior_rule != nullptr ? *prior_rule : left_to_default || latent ? Prior(NoPrior{}) : priors.fallback;
     if (slot.is_deviation && prior_rule == nullptr && family.kind == mean_field) prior = HierarchicalPrior{};
     if (family.kind == sparse) {
@@ -211,11 +268,15 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
     plan.families.push_back(family);
     plan.priors.push_back(std::move(prior));
   }
+  require_fit_afterwards(plan);
   for (int slot = 0; slot < plan.network_slots; ++slot) {
     const auto index = static_cast<std::size_t>(slot);
     add_prior_term(plan, slot, plan.families[index], plan.priors[index]);
   }
   add_structures(plan);
+  require(!families.fallback.afterwards() || !plan.structures.empty(),
+          "--posterior {} finds nothing to be fitted to in this network: it has no Linear layer",
+          describe(families.fallback));
   require(families.fallback.kind != dropout || !plan.structures.empty(),
           "--posterior dropout:P drops hidden units, and this network has none; use dropconnect:P or mean-field");
   return plan;
@@ -238,6 +299,10 @@ std::string describe_bound(const PosteriorPlan& plan) {
       std::count_if(plan.families.begin(), plan.families.end(), [](const Family& f) { return f.gaussian(); });
   const auto categorical_count =
       std::count_if(plan.families.begin(), plan.families.end(), [](const Family& f) { return f.kind == categorical; });
+  if (any_family(laplace)) {
+    return "none: point estimate; objective = -(log likelihood + log prior); the attribute log_evidence is Laplace's "
+           "approximation of the evidence";
+  }
   if (gaussian == 0) return "none: point estimate; objective = -(log likelihood + log prior)";
   std::string text = "evidence lower bound";
   for (const Prior& prior : plan.priors) {

@@ -40,6 +40,7 @@ struct PosteriorPlan {
   std::vector<PriorTerm> terms;
   std::vector<std::unique_ptr<Structure>> structures;
   std::vector<ArrayStart> starts;
+  Layout kept;  // arrays that are stored with the posterior but not optimised, by name of the tensor and of the array
 
   int member_slots() const { return network_slots / members; }
   std::int64_t member_elements() const { return network_elements / members; }
@@ -47,6 +48,8 @@ struct PosteriorPlan {
 
   /// A new slot named after the network's slot that it belongs to; returns its index.
   int add_array(int owner, const std::string& array, std::vector<std::int64_t> shape, ArrayStart start);
+  /// The same for an array in `kept`.
+  int keep_array(int owner, const std::string& array, std::vector<std::int64_t> shape);
 };
 
 /// UserError where family and prior of a tensor do not go together, with the way out.

@@ -45,6 +45,9 @@ Posterior::Posterior(PosteriorPlan plan, const torch::Tensor& values, double ini
       }
     }
   }
+  if (plan_.kept.elements > 0) kept_ = torch::zeros({plan_.kept.elements}, mean_.options());
+  linearized_ = std::any_of(plan_.families.begin(), plan_.families.end(),
+                            [](const Family& family) { return family.kind == Family::Kind::laplace; });
   weights_ = is_random() ? mean_.clone() : mean_;
 }
 
@@ -70,6 +73,21 @@ torch::Tensor Posterior::view(const torch::Tensor& arena, int slot) const {
   return arena.narrow(0, place.offset, place.count).view(place.shape);
 }
 
+torch::Tensor Posterior::kept_view(int slot) const {
+  const Slot& place = plan_.kept.slots[static_cast<std::size_t>(slot)];
+  return kept_.narrow(0, place.offset, place.count).view(place.shape);
+}
+
+void Posterior::collect(bool first) {
+  const torch::NoGradGuard no_grad;
+  if (first) {
+    kept_.zero_();
+    collected_ = 0;
+  }
+  for (const auto& structure : plan_.structures) structure->collect(*this, collected_);
+  set_collected(collected_ + 1);
+}
+
 torch::Tensor Posterior::mean_weights() const {
   torch::Tensor weights = mean_.narrow(0, 0, plan_.network_elements).clone();
   for (const auto& structure : plan_.structures) structure->write_mean(*this, weights);
@@ -89,10 +107,11 @@ void Posterior::draw(const kernels::NoiseStream& noise) {
 }
 
 void Posterior::set_drawn(const std::optional<kernels::NoiseStream>& noise) {
-  drawn_ = noise;
+  drawn_.reset();  // a structure that refuses leaves no draw
   if (!noise) return;
   const torch::NoGradGuard no_grad;
   for (const auto& structure : plan_.structures) structure->draw(*this, *noise);
+  drawn_ = noise;
 }
 
 void Posterior::pull_back(int slot, const torch::Tensor& gradient, const Structure::Give& give) {

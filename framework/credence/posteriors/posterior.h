@@ -24,6 +24,10 @@ class Posterior {
   Posterior(PosteriorPlan plan, const torch::Tensor& values, double initial_scale, int threads, std::uint64_t seed = 0);
 
   const PosteriorPlan& plan() const noexcept { return plan_; }
+  /// Whether predictions are those of the network made linear at the mean, f(x; mean) + J(x) (w - mean): by default
+  /// where the posterior is a Laplace approximation, whose draws do not fit the network itself (Immer et al. 2021).
+  bool linearized() const noexcept { return linearized_; }
+  void set_linearized(bool linearized) { linearized_ = linearized; }
   /// The network's slots, then further arrays; parallel to segments().
   const Layout& layout() const noexcept { return plan_.layout; }
   std::span<const kernels::Segment> segments() const noexcept { return plan_.segments; }
@@ -57,6 +61,18 @@ class Posterior {
   /// A gradient with respect to the drawn weights of a network's slot becomes gradients of optimised arrays.
   void pull_back(int slot, const torch::Tensor& gradient, const Structure::Give& give);
 
+  /// Arrays that are not optimised: over plan().kept, undefined where there are none.
+  const torch::Tensor& kept() const noexcept { return kept_; }
+  torch::Tensor kept_view(int slot) const;
+  /// How many iterates (swag) or fits (laplace: 0 or 1) the kept arrays are made of.
+  std::int64_t collected() const noexcept { return collected_; }
+  void set_collected(std::int64_t count) {
+    collected_ = count;
+    drawn_.reset();
+  }
+  /// The present means join the kept arrays; `first`: what these hold is forgotten.
+  void collect(bool first);
+
   /// Standard normal numbers of one slot's elements, as the kernels draw them, in the slot's shape.
   torch::Tensor normals(int slot, const kernels::NoiseStream& noise);
 
@@ -73,6 +89,9 @@ class Posterior {
   torch::Tensor mean_;
   torch::Tensor raw_scale_;
   torch::Tensor weights_;
+  torch::Tensor kept_;
+  std::int64_t collected_ = 0;
+  bool linearized_ = false;
   std::optional<kernels::NoiseStream> drawn_;
   std::vector<Structure*> structure_of_slot_;  // null: the kernels' draw is the draw
   torch::Tensor scratch_, normals_;            // [elements], made when first needed

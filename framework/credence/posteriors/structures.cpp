@@ -8,14 +8,6 @@
 namespace credence {
 namespace {
 
-/// Noise beside the kernels' own: the same draw's coordinates, another purpose. A draw in evaluation has step 0, one
-/// in training its own: the step tells them apart.
-kernels::NoiseStream beside(kernels::NoiseStream noise) {
-  if (noise.purpose == kernels::Purpose::prediction) noise.step = 0xffffffffU;
-  noise.purpose = kernels::Purpose::structure;
-  return noise;
-}
-
 /// The quantile function of the standard normal distribution.
 double normal_quantile(double p) {
   return std::sqrt(2.0) * torch::erfinv(torch::tensor(2.0 * p - 1.0, torch::kFloat64)).item<double>();
@@ -266,6 +258,13 @@ class Categorical final : public Structure {
 };
 
 }  // namespace
+
+// A draw in evaluation has step 0, one in training its own: the step tells them apart.
+kernels::NoiseStream beside(kernels::NoiseStream noise) {
+  if (noise.purpose == kernels::Purpose::prediction) noise.step = 0xffffffffU;
+  noise.purpose = kernels::Purpose::structure;
+  return noise;
+}
 
 std::unique_ptr<Structure> make_multiplicative_noise(PosteriorPlan& plan, std::vector<int> slots) {
   const Family family = plan.families[static_cast<std::size_t>(slots.front())];

@@ -8,6 +8,9 @@
 
 namespace credence {
 
+/// Noise beside the kernels' own: the same draw's coordinates, another purpose.
+kernels::NoiseStream beside(kernels::NoiseStream noise);
+
 // The families beyond independent Gaussians and point estimates. `slots` are the network's, of one family and number.
 
 /// dropout:P, dropconnect:P, gaussian-dropout:P: weights = mean times noise of mean one, so that the arena's mean is
@@ -30,5 +33,20 @@ std::unique_ptr<Structure> make_full_rank(PosteriorPlan& plan, std::vector<int> 
 /// q over a latent variable of K values, one for all examples: the slot holds its logits, Slot::categorical_log_prior
 /// log p. Adds KL(q || p); the network, which reads the logits, takes the expectation.
 std::unique_ptr<Structure> make_categorical(std::vector<int> slots);
+
+// The families that are trained as a point estimate and random in predictions only. UserError at a draw before they are
+// fitted, or have enough iterates.
+
+/// w = mean + eps / sqrt(precision), with `precision` kept, [slot's shape].
+std::unique_ptr<Structure> make_diagonal_laplace(PosteriorPlan& plan, std::vector<int> slots);
+/// w = mean + covariance_root eps over the weights of all slots in order, `covariance_root` kept, [count, weights].
+/// UserError above kLastLayerLimit weights.
+std::unique_ptr<Structure> make_last_layer_laplace(PosteriorPlan& plan, std::vector<int> slots);
+inline constexpr std::int64_t kLastLayerLimit = 4096;
+
+/// w = average + sqrt(variance / 2) eps + deviations' z / sqrt(2 (K - 1)) (Maddox et al. 2019, eq. 1) with running
+/// moments of the iterates and the last K iterates' deviations from the average then, [K, slot's shape...], all kept.
+/// K counts as the number of iterates where there are fewer.
+std::unique_ptr<Structure> make_swag(PosteriorPlan& plan, std::vector<int> slots, std::int64_t rank);
 
 }  // namespace credence

@@ -52,7 +52,12 @@ void draw_for_prediction(Network& network, Posterior& posterior, std::uint64_t s
   const int members = posterior.plan().members;
   posterior.draw(
       {.seed = seed, .purpose = kernels::Purpose::prediction, .sample = static_cast<std::uint32_t>(draw / members)});
-  network.bind(posterior.network_weights(draw % members));
+  const torch::Tensor weights = posterior.network_weights(draw % members);
+  if (posterior.linearized()) {
+    network.bind_linearized(weights, posterior.member_part(posterior.mean_weights(), draw % members));
+  } else {
+    network.bind(weights);
+  }
 }
 
 int prediction_draws(const Posterior& posterior, int samples) {

@@ -21,7 +21,7 @@ constexpr std::array kOptions = {
                "fashion-mnist[:DIR] | mnist:DIR | moons | csv:FILE: what to train on"},
     OptionInfo{"augment", "none", identity, false, "none | flip | crop:PIXELS | crop:PIXELS,flip"},
     OptionInfo{"network", "lenet5", identity, false,
-               "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | resnet20 | linear[:nobias] | constant | "
+               "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | lenet5-caffe | resnet20 | linear[:nobias] | constant | "
                "vae:LATENT[,W1,...] | adaptive-depth:L[,width=W][,prior=uniform|poisson:RATE|geometric:P][,input] | "
                "hierarchical-groups:G[,W1,...][,shared=K][,relu|tanh]"},
     OptionInfo{"likelihood", "", identity, false,
@@ -31,7 +31,8 @@ constexpr std::array kOptions = {
     OptionInfo{
         "posterior", "mean-field", identity, true,
         "mean-field | point | sparse | spike-slab | dropout:P | dropconnect:P | gaussian-dropout:P | low-rank:K | "
-        "full-rank | ensemble:K[,POSTERIOR]; also REGEX=POSTERIOR for the tensors whose name matches"},
+        "full-rank | laplace[:last-layer] | swag[:K] | ensemble:K[,POSTERIOR]; also REGEX=POSTERIOR for the tensors "
+        "whose name matches"},
     OptionInfo{"prior", "normal:1", identity, true,
                "normal:STDDEV | normal:fan-in | none; also REGEX=PRIOR for the tensors whose name matches"},
     OptionInfo{"init", "", identity, false,
@@ -46,6 +47,11 @@ constexpr std::array kOptions = {
     OptionInfo{"kl-weight", "1", identity, false, "L in NLL + L * KL"},
     OptionInfo{"temperature", "1", identity, false, "T in NLL + E[-log p(w)] - T * H[q] (cold posterior below 1)"},
     OptionInfo{"kl-warmup", "0", identity, false, "fraction of the run over which the KL weight rises to its value"},
+    OptionInfo{
+        "laplace-precision", "evidence", identity, false,
+        "evidence | prior: what laplace takes for the prior's precision: that of the largest evidence, or --prior's"},
+    OptionInfo{"swag-start", "0.75", identity, false, "fraction of the run after which swag collects iterates"},
+    OptionInfo{"swag-every", "", identity, false, "steps between the iterates of swag; default: an epoch"},
     OptionInfo{"optimizer", "adam", identity, false,
                "adam | sgd | ivon | lars: ivon learns scales by natural gradients, lars is for large batches"},
     OptionInfo{"lr", "", identity, false,

@@ -9,6 +9,7 @@
 #include "credence/base/errors.h"
 #include "credence/base/text.h"
 #include "credence/estimators/objective.h"
+#include "credence/posteriors/sparsity.h"
 
 namespace credence {
 namespace {
@@ -45,6 +46,9 @@ std::vector<ArenaPart> arena_parts(const Posterior& posterior, const Optimizer* 
       }
     }
   }
+  for (const Slot& slot : posterior.plan().kept.slots) {
+    parts.push_back({"posterior/" + slot.name + "/" + slot.array, posterior.kept(), &slot});
+  }
   return parts;
 }
 
@@ -69,6 +73,11 @@ void fill_arena_part(const Checkpoint& checkpoint, const ArenaPart& part) {
   checkpoint.read(target);
   torch::Tensor arena = part.arena;
   arena.narrow(0, part.slot->offset, part.slot->count).copy_(host.flatten());
+}
+
+void restore_collected(const Checkpoint& checkpoint, Posterior& posterior) {
+  if (posterior.kept().defined()) posterior.set_collected(checkpoint.integer("collected"));
+  posterior.set_drawn(std::nullopt);
 }
 
 void restore_buffers(const Checkpoint& checkpoint, Network& network) {
@@ -148,6 +157,15 @@ void describe_tensors(const RunState& state, CheckpointContents& contents) {
     attributes["prior_mean"] = plan.segments[i].prior_mean;
     attributes["prior_scale"] = plan.segments[i].prior_scale;
   }
+  const Sparsity sparsity = measure_sparsity(state.posterior);
+  for (const Sparsity::Tensor& tensor : sparsity.tensors) {
+    const auto index = static_cast<std::size_t>(tensor.slot);
+    contents.array_attributes["posterior/" + plan.layout.slots[index].name]["pruned"] = tensor.pruned;
+  }
+  if (!sparsity.tensors.empty()) {
+    contents.attributes["sparsity"] = sparsity.share();
+    contents.attributes["compression"] = sparsity.compression();
+  }
   if (!monte_carlo_slots(plan).empty()) return;  // their KL is known by draws of a step only: see the history
   const ObjectiveValue value = evaluate_objective({}, {}, 0.0, plan, measure_complexity(state.posterior, {}));
   for (std::size_t i = 0; i < plan.families.size(); ++i) {
@@ -180,6 +198,8 @@ Snapshot take_snapshot(const RunState& state, const RunIdentity& identity) {
                          {"normalization_mean", join_numbers(identity.examples.normalization.mean)},
                          {"normalization_deviation", join_numbers(identity.examples.normalization.deviation)},
                          {"finished", std::int64_t{state.finished ? 1 : 0}}};
+  if (state.posterior.kept().defined()) contents.attributes["collected"] = state.posterior.collected();
+  for (const auto& [name, number] : state.numbers) contents.attributes[name] = number;
   describe_tensors(state, contents);
 
   std::map<const void*, torch::Tensor> host_copies;  // one per arena, not one per tensor
@@ -251,19 +271,21 @@ void broadcast_state(RunState& state, Communicator& communicator) {
   };
   send(state.posterior.mean());
   send(state.posterior.raw_scale());
+  send(state.posterior.kept());
   for (const auto& [name, arena] : state.optimizer.state()) send(arena);
   for (const PriorTensor& tensor : prior_tensors(state.posterior.plan())) send(tensor.values);
   send(state.network.buffer_arena());
   for (const auto& [name, buffer] : state.network.integer_buffers()) send(buffer);
 
-  std::int64_t counts[] = {state.step, state.history.size()};
-  communicator.broadcast({counts, 2, DType::int64, Device::cpu}, 0).wait();
+  std::int64_t counts[] = {state.step, state.history.size(), state.posterior.collected()};
+  communicator.broadcast({counts, 3, DType::int64, Device::cpu}, 0).wait();
   for (History::Column& column : state.history.columns()) {
     column.values.resize(static_cast<std::size_t>(counts[1]));
     if (counts[1] == 0) continue;
     communicator.broadcast({column.values.data(), counts[1], DType::float64, Device::cpu}, 0).wait();
   }
   state.step = counts[0];
+  state.posterior.set_collected(counts[2]);
   state.epoch = counts[1] > 0 ? state.history.column("history/epoch").back() : 0.0;
   state.posterior.set_drawn(std::nullopt);
 }
@@ -271,7 +293,7 @@ void broadcast_state(RunState& state, Communicator& communicator) {
 void restore_posterior(const Checkpoint& checkpoint, Network& network, Posterior& posterior) {
   const torch::NoGradGuard no_grad;
   for (const ArenaPart& part : arena_parts(posterior, nullptr)) fill_arena_part(checkpoint, part);
-  posterior.set_drawn(std::nullopt);
+  restore_collected(checkpoint, posterior);
   restore_buffers(checkpoint, network);
 }
 
@@ -286,7 +308,7 @@ void restore(const Checkpoint& checkpoint, const RunIdentity& identity, RunState
   const std::vector<ArenaPart> parts = arena_parts(state.posterior, &state.optimizer);
   for (const ArenaPart& part : parts) fill_arena_part(checkpoint, part);
   refuse_other_tensors(checkpoint, parts);
-  state.posterior.set_drawn(std::nullopt);
+  restore_collected(checkpoint, state.posterior);
   restore_buffers(checkpoint, state.network);
   for (History::Column& column : state.history.columns()) {
     column.values = checkpoint.read_doubles(column.path);

@@ -39,6 +39,7 @@ struct RunState {
   std::int64_t step = 0;  // completed
   double epoch = 0.0;
   bool finished = false;
+  std::map<std::string, double> numbers = {};  // found at the end of the run: attributes of its last checkpoint
 };
 
 /// A checkpoint's content in host memory: views of the arenas on CPU, copies of what lives elsewhere or is derived.

@@ -126,10 +126,27 @@ class Saver {
 };
 
 ScheduleTime time_of(const TrainingParts& parts, const TrainingOptions& options, std::int64_t step) {
+  if (options.collection) step = std::min(step, options.collection->first);
   return {.step = step,
           .total_steps = options.total_steps,
           .epoch = parts.plan.epochs(step),
           .warmup_steps = options.lr_warmup_steps};
+}
+
+/// What earlier fits and collections left, where this run is going to make new ones.
+void forget_fits(const TrainingOptions& options, RunState& state) {
+  const bool stale =
+      options.laplace ? state.step < options.total_steps : options.collection && state.step < options.collection->first;
+  if (!stale) return;
+  state.posterior.kept().zero_();
+  state.posterior.set_collected(0);
+}
+
+void collect_if_due(const TrainingOptions& options, RunState& state) {
+  if (!options.collection) return;
+  const auto [first, every] = *options.collection;
+  if (state.step < first || (state.step - first) % every != 0) return;
+  state.posterior.collect(state.step == first || state.posterior.collected() == 0);
 }
 
 }  // namespace
@@ -140,6 +157,7 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
   const double seconds_before = state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0;
   const Stopwatch run_watch;
   state.finished = state.step >= options.total_steps;
+  forget_fits(options, state);
   bool stopping = stop_requested() && state.step < options.total_steps;
   stopping = parts.communicator.any(stopping);
   double saving_told = 0.0;  // a save follows its step's record: the next one tells of it
@@ -185,6 +203,7 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     ++state.step;
     state.epoch = parts.plan.epochs(state.step);
     state.finished = state.step == options.total_steps;
+    collect_if_due(options, state);
     const StepRecord record{.step = state.step,
                             .epoch = state.epoch,
                             .elbo = value.elbo,
@@ -209,6 +228,10 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     report({record, options.total_steps});
   }
   require_finite(state);
+  if (state.finished && options.laplace) {
+    state.numbers = fit_laplace({state.network, state.posterior, parts.likelihood, parts.source, parts.communicator},
+                                *options.laplace);
+  }
   saver.save_last(state);
   return state.finished ? Outcome::finished : Outcome::stopped;
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 
 #include "credence/communication/communicator.h"
 #include "credence/data/loader.h"
@@ -10,6 +11,7 @@
 #include "credence/estimators/objective.h"
 #include "credence/optimizers/optimizer.h"
 #include "credence/optimizers/schedule.h"
+#include "credence/training/laplace.h"
 #include "credence/training/run_state.h"
 
 namespace credence {
@@ -23,6 +25,14 @@ struct TrainingOptions {
   Objective objective;
   Schedule schedule;
   std::int64_t lr_warmup_steps = 0;
+  /// swag: iterates are collected once `first` steps are completed and after every `every` more, at the learning rate
+  /// that the schedule has at step `first`.
+  struct Collection {
+    std::int64_t first = 0;
+    std::int64_t every = 1;
+  };
+  std::optional<Collection> collection = {};
+  std::optional<LaplaceOptions> laplace = {};  // fitted after the last step
 };
 
 struct TrainingParts {
