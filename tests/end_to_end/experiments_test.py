@@ -85,6 +85,19 @@ class Experiments(unittest.TestCase):
         values = short("active_learning")
         self.assertGreater(values["mutual information"][-1], values["random"][-1])
 
+    def test_generative_bounds_beat_independent_pixels(self):
+        values = short("vae")
+        for name in ("fixed decoder", "Bayesian decoder"):
+            self.assertGreater(values[name]["elbo_per_example"], values["independent pixels"] + 50.0, name)
+            self.assertGreater(values[name]["importance_bound"], values[name]["elbo_per_example"], name)
+            self.assertLess(values[name]["importance_bound"], values[name]["elbo_per_example"] + 30.0, name)
+
+    def test_depth_grows_with_the_task(self):
+        values = short("adaptive_depth")
+        easy, hard = values["global 0"], values["global 2"]
+        self.assertGreater(hard["mean"], easy["mean"] + 0.5)
+        self.assertGreater(hard["accuracy"], hard["at_depth"][0] + 0.1)
+
 
 if __name__ == "__main__":
     unittest.main()
