@@ -77,6 +77,14 @@ class Experiments(unittest.TestCase):
         self.assertGreater(values["dropout:0.3"]["near"], values["dropout:0.1"]["near"])
         self.assertGreater(values["mean-field"]["far"], values["mean-field"]["near"])
 
+    def test_sparse_networks_need_few_weights(self):
+        values = short("sparse")["LeNet-300-100"]
+        self.assertGreater(values["compression"], 4.0)
+        self.assertAlmostEqual(values["compression"], values["zeros"], places=9)  # of the exported file, counted here
+        self.assertGreater(values["pruned"], values["sparse"] - 0.01)
+        self.assertAlmostEqual(values["exported"], values["pruned"], delta=5e-4)  # evaluated in NumPy: ties of rounding
+        self.assertGreater(values["pruned"], values["magnitude"] + 0.01)
+
     def test_an_informed_prior_saves_labels(self):
         values = short("transfer")
         self.assertGreater(values["informed prior"][0], values["no knowledge"][0])
