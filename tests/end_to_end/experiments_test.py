@@ -106,6 +106,12 @@ class Experiments(unittest.TestCase):
         self.assertGreater(hard["mean"], easy["mean"] + 0.5)
         self.assertGreater(hard["accuracy"], hard["at_depth"][0] + 0.1)
 
+    def test_groups_learn_from_each_other(self):
+        values = short("hierarchical_groups")
+        for other in ("pooled", "separate"):
+            self.assertLess(values["hierarchical"]["nll"], values[other]["nll"], other)
+            self.assertGreater(values["hierarchical"]["accuracy"], values[other]["accuracy"], other)
+
 
 if __name__ == "__main__":
     unittest.main()
