@@ -2,9 +2,12 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
+#include <initializer_list>
 #include <set>
+#include <string_view>
 
 #include "credence/base/errors.h"
 #include "credence/base/text.h"
@@ -94,14 +97,17 @@ void restore_buffers(const Checkpoint& checkpoint, Network& network) {
 }
 
 /// UserError where the file holds more than was asked of it: tensors of a deeper network or of another posterior.
-void refuse_other_tensors(const Checkpoint& checkpoint, const std::vector<ArenaPart>& parts) {
+void refuse_other_tensors(const Checkpoint& checkpoint, const std::vector<ArenaPart>& parts,
+                          std::initializer_list<std::string_view> folders) {
   std::set<std::string> known;
   for (const ArenaPart& part : parts) {
     known.insert(part.name);
     if (part.name.ends_with("/raw_scale")) known.insert("posterior/" + part.slot->name + "/scale");
   }
   for (const ArrayView& stored : checkpoint.arrays()) {
-    if (!stored.name.starts_with("posterior/") && !stored.name.starts_with("optimizer/")) continue;
+    const bool read = std::any_of(folders.begin(), folders.end(),
+                                  [&](std::string_view folder) { return stored.name.starts_with(folder); });
+    if (!read) continue;
     require(known.contains(stored.name),
             "{} holds {}, which has no place here: it was made with another network, "
             "posterior or optimizer",
@@ -292,7 +298,9 @@ void broadcast_state(RunState& state, Communicator& communicator) {
 
 void restore_posterior(const Checkpoint& checkpoint, Network& network, Posterior& posterior) {
   const torch::NoGradGuard no_grad;
-  for (const ArenaPart& part : arena_parts(posterior, nullptr)) fill_arena_part(checkpoint, part);
+  const std::vector<ArenaPart> parts = arena_parts(posterior, nullptr);
+  for (const ArenaPart& part : parts) fill_arena_part(checkpoint, part);
+  refuse_other_tensors(checkpoint, parts, {"posterior/"});
   restore_collected(checkpoint, posterior);
   restore_buffers(checkpoint, network);
 }
@@ -307,7 +315,7 @@ void restore(const Checkpoint& checkpoint, const RunIdentity& identity, RunState
   const torch::NoGradGuard no_grad;
   const std::vector<ArenaPart> parts = arena_parts(state.posterior, &state.optimizer);
   for (const ArenaPart& part : parts) fill_arena_part(checkpoint, part);
-  refuse_other_tensors(checkpoint, parts);
+  refuse_other_tensors(checkpoint, parts, {"posterior/", "optimizer/"});
   restore_collected(checkpoint, state.posterior);
   restore_buffers(checkpoint, state.network);
   for (History::Column& column : state.history.columns()) {

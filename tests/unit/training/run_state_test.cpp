@@ -145,6 +145,18 @@ TEST(RunState, ComesBackBitForBit) {
   }
 }
 
+TEST(RunState, PredictionsOfOtherWeightsAreRefused) {
+  const Folder folder;
+  Model run;
+  run.train(2);
+  CheckpointContents contents = take_snapshot(run.state, identity()).contents;
+  std::vector<float> more(2);
+  contents.arrays.push_back({"posterior/third.bias/mean", DType::float32, {2}, more.data()});
+  write_checkpoint(folder.path / "deeper.h5", contents);
+  const Checkpoint deeper(folder.path / "deeper.h5");
+  EXPECT_THROW(restore_posterior(deeper, run.problem.network, run.problem.posterior), UserError);
+}
+
 TEST(RunState, RecordsTheExamplesAndTheKl) {
   const Folder folder;
   Model run;
