@@ -28,7 +28,7 @@ constexpr std::int64_t kElements = 320'003;
 constexpr std::size_t kBucketBytes = 40'000;
 
 std::vector<Bucket> buckets() {
-  return plan_buckets(kOffsets, kElements, sizeof(float), kBucketBytes);
+  return plan_buckets(kOffsets, kElements, sizeof(float), {kBucketBytes});
 }
 
 std::vector<int> shuffled_slots(unsigned seed) {
@@ -54,13 +54,33 @@ TEST(BucketReducer, SumsWhateverTheOrderOfSlotsOnEachRank) {
   }
 }
 
+TEST(BucketReducer, SumsASlotThatLiesElsewhere) {
+  const auto world = tree();
+  BucketReducer reducer(*world, plan_buckets(std::vector<std::int64_t>{0, 10, 500}, 600, 4, {4000, 1000}), 3);
+  ASSERT_EQ(reducer.buckets().size(), 3U);
+  std::vector<float> arena = counted<float>(world->rank(), 600), own = rough<float>(world->rank(), 487);
+  std::vector<float> scales = counted<float>(world->rank(), 600);
+  const Buffer arrays[] = {whole(arena), whole(scales)};
+  reducer.arm(arrays);
+  reducer.ready(1, whole(own));
+  reducer.ready(2);
+  reducer.ready(0);
+  reducer.finish();
+  EXPECT_TRUE(same_bits(own, tree_sum_of_ranks<float>(0, world->size(), 487)));
+  EXPECT_TRUE(scales == counted_sum<float>(world->size(), 600));
+  std::vector<float> expected = counted_sum<float>(world->size(), 600);
+  const std::vector<float> untouched = counted<float>(world->rank(), 600);
+  std::copy(untouched.begin() + 10, untouched.begin() + 500, expected.begin() + 10);
+  EXPECT_TRUE(arena == expected);
+}
+
 TEST(BucketReducer, SendsTheBytesOfOneAllReduce) {
   const auto world = tree();
   const std::int64_t slot = 1000 * world->size();
   std::vector<std::int64_t> offsets;
   for (int k = 0; k < 20; ++k) offsets.push_back(k * slot);
   const std::int64_t elements = 20 * slot;
-  BucketReducer reducer(*world, plan_buckets(offsets, elements, 4, static_cast<std::size_t>(3 * slot * 4)), 20);
+  BucketReducer reducer(*world, plan_buckets(offsets, elements, 4, {static_cast<std::size_t>(3 * slot * 4)}), 20);
   std::vector<float> values(static_cast<std::size_t>(elements), 1.0F);
   const Buffer arrays[] = {whole(values)};
   reducer.arm(arrays);
@@ -73,7 +93,7 @@ TEST(BucketReducer, SendsTheBytesOfOneAllReduce) {
 
 TEST(BucketReducer, StartsABucketAsSoonAsItAndThoseBeforeItAreComplete) {
   const auto world = tree();
-  BucketReducer reducer(*world, plan_buckets(std::vector<std::int64_t>{0, 10, 20}, 30, 4, 40), 3);
+  BucketReducer reducer(*world, plan_buckets(std::vector<std::int64_t>{0, 10, 20}, 30, 4, {40}), 3);
   std::vector<float> values(30, 1.0F);
   const Buffer arrays[] = {whole(values)};
   reducer.arm(arrays);
@@ -118,7 +138,7 @@ double step_seconds(bool overlapped, double work_seconds, double link_seconds) {
   FaultyCommunicator world(*inner, {slow});
   std::vector<std::int64_t> offsets;
   for (int k = 0; k < kSlots; ++k) offsets.push_back(k * kSlot);
-  BucketReducer reducer(world, plan_buckets(offsets, kSlots * kSlot, 4, kSlot * 4), kSlots);
+  BucketReducer reducer(world, plan_buckets(offsets, kSlots * kSlot, 4, {kSlot * 4}), kSlots);
   std::vector<float> values(kSlots * kSlot, 1.0F);
   const Buffer arrays[] = {whole(values)};
   inner->barrier();

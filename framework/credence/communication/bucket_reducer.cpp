@@ -6,22 +6,26 @@
 namespace credence {
 
 std::vector<Bucket> plan_buckets(std::span<const std::int64_t> slot_offsets, std::int64_t arena_elements,
-                                 std::size_t element_bytes, std::size_t bucket_bytes) {
-  ensure(element_bytes > 0 && bucket_bytes > 0, "buckets without a size");
+                                 std::size_t element_bytes, const BucketSizes& sizes) {
+  ensure(element_bytes > 0 && sizes.bucket_bytes > 0 && sizes.alone_bytes > 0, "buckets without a size");
   ensure(std::is_sorted(slot_offsets.begin(), slot_offsets.end()), "slots out of order");
   ensure(slot_offsets.empty() || (slot_offsets.front() >= 0 && slot_offsets.back() <= arena_elements),
          "slots outside of the arena");
-  const auto most_elements = static_cast<std::int64_t>(std::max<std::size_t>(bucket_bytes / element_bytes, 1));
+  const auto most_elements = static_cast<std::int64_t>(std::max<std::size_t>(sizes.bucket_bytes / element_bytes, 1));
+  const auto alone_elements = static_cast<std::int64_t>((sizes.alone_bytes - 1) / element_bytes + 1);
   std::vector<Bucket> buckets;
+  bool closed = true;
   std::int64_t slot_end = arena_elements;
   for (int slot = static_cast<int>(slot_offsets.size()) - 1; slot >= 0; --slot) {
     const std::int64_t slot_begin = slot_offsets[static_cast<std::size_t>(slot)];
-    if (buckets.empty() || buckets.back().end - slot_begin > most_elements) {
+    const bool alone = slot_end - slot_begin >= alone_elements;
+    if (closed || alone || buckets.back().end - slot_begin > most_elements) {
       buckets.push_back({slot_begin, slot_end, slot, slot + 1});
     } else {
       buckets.back().begin = slot_begin;
       buckets.back().first_slot = slot;
     }
+    closed = alone;
     slot_end = slot_begin;
   }
   return buckets;
@@ -53,18 +57,26 @@ void BucketReducer::arm(std::span<const Buffer> arrays) {
   }
   arrays_.assign(arrays.begin(), arrays.end());
   slot_ready_.assign(bucket_of_slot_.size(), false);
+  elsewhere_.assign(buckets_.size(), std::nullopt);
   missing_.clear();
   for (const Bucket& bucket : buckets_) missing_.push_back(bucket.last_slot - bucket.first_slot);
   next_bucket_ = 0;
 }
 
-void BucketReducer::ready(int slot) {
+void BucketReducer::ready(int slot, const std::optional<Buffer>& elsewhere) {
   ensure(!arrays_.empty(), "a gradient became ready while the reducer was not armed");
   ensure(slot >= 0 && static_cast<std::size_t>(slot) < slot_ready_.size(), "a slot that does not exist became ready");
   const auto index = static_cast<std::size_t>(slot);
   if (slot_ready_[index]) throw InternalError(fmt::format("slot {} became ready twice in one step", slot));
   slot_ready_[index] = true;
-  --missing_[static_cast<std::size_t>(bucket_of_slot_[index])];
+  const auto bucket = static_cast<std::size_t>(bucket_of_slot_[index]);
+  if (elsewhere) {
+    ensure(buckets_[bucket].last_slot - buckets_[bucket].first_slot == 1 && elsewhere->dtype == arrays_[0].dtype &&
+               elsewhere->count <= buckets_[bucket].end - buckets_[bucket].begin,
+           "elements elsewhere that are not those of a whole bucket");
+    elsewhere_[bucket] = elsewhere;
+  }
+  --missing_[bucket];
   launch_complete_buckets();
   communicator_.progress();
 }
@@ -82,12 +94,13 @@ void BucketReducer::launch_complete_buckets() {
     }
   } guard{in_flight_, arrays_};
   while (next_bucket_ < buckets_.size() && missing_[next_bucket_] == 0) {
+    const std::optional<Buffer>& elsewhere = elsewhere_[next_bucket_];
     const Bucket& bucket = buckets_[next_bucket_++];
-    for (const Buffer& array : arrays_) {
-      Buffer part = array;
-      part.data = static_cast<std::byte*>(array.data) + static_cast<std::size_t>(bucket.begin) * size_of(array.dtype);
+    for (std::size_t i = 0; i < arrays_.size(); ++i) {
+      Buffer part = arrays_[i];
+      part.data = static_cast<std::byte*>(part.data) + static_cast<std::size_t>(bucket.begin) * size_of(part.dtype);
       part.count = bucket.end - bucket.begin;
-      in_flight_.push_back(communicator_.all_reduce(part, Reduction::sum));
+      in_flight_.push_back(communicator_.all_reduce(i == 0 && elsewhere ? *elsewhere : part, Reduction::sum));
     }
   }
 }

@@ -4,19 +4,44 @@
 
 namespace credence {
 
+namespace {
+
+/// On a CPU a copy of the gradient into an arena costs as much as its transfer: slots of a quarter of a bucket and more
+/// travel from where backward put them.
+std::vector<Bucket> buckets_of(const Estimator::Parts& parts, const Estimator::Options& options) {
+  if (parts.communicator.size() == 1 || options.stage_through_host) return {};
+  const Layout& layout = parts.posterior.layout();
+  BucketSizes sizes{options.bucket_bytes};
+  if (!parts.network.device().is_cuda()) sizes.alone_bytes = options.bucket_bytes / 4;
+  return plan_buckets(layout.offsets(), layout.elements, torch::elementSize(parts.network.dtype()), sizes);
+}
+
+/// Which slots need no arena: all where nothing is communicated, else on a CPU those alone in their buckets.
+std::vector<bool> slots_in_place(const Estimator::Parts& parts, const std::vector<Bucket>& buckets) {
+  std::vector<bool> in_place(parts.posterior.layout().slots.size(), parts.communicator.size() == 1);
+  if (parts.network.device().is_cuda()) return in_place;
+  for (const Bucket& bucket : buckets) {
+    if (bucket.last_slot - bucket.first_slot == 1) in_place[static_cast<std::size_t>(bucket.first_slot)] = true;
+  }
+  return in_place;
+}
+
+}  // namespace
+
 BackwardEstimator::BackwardEstimator(const Parts& parts, const Options& options, const Sums& sums)
+    : BackwardEstimator(parts, options, sums, buckets_of(parts, options)) {}
+
+BackwardEstimator::BackwardEstimator(const Parts& parts, const Options& options, const Sums& sums,
+                                     std::vector<Bucket> buckets)
     : Estimator(parts, options),
       sums_(parts.posterior, {.local_shards = local_shards(),
                               .samples = options.samples,
                               .two_sums = sums.two,
-                              .keep_in_place = parts.communicator.size() == 1,
+                              .in_place = slots_in_place(parts, buckets),
                               .apart = sums.apart}) {
-  const Layout& layout = parts.posterior.layout();
-  if (parts.communicator.size() == 1 || options.stage_through_host) return;
-  reducer_ = std::make_unique<BucketReducer>(
-      parts.communicator,
-      plan_buckets(layout.offsets(), layout.elements, torch::elementSize(parts.network.dtype()), options.bucket_bytes),
-      static_cast<int>(layout.slots.size()));
+  if (buckets.empty()) return;
+  const auto slots = static_cast<int>(parts.posterior.layout().slots.size());
+  reducer_ = std::make_unique<BucketReducer>(parts.communicator, std::move(buckets), slots);
 }
 
 void BackwardEstimator::take(int slot, const torch::Tensor& gradient) {
@@ -28,7 +53,10 @@ void BackwardEstimator::take_scale(int slot, const torch::Tensor& gradient, bool
 }
 
 void BackwardEstimator::leave(int slot, bool is_final) {
-  if (is_final && reducer_) reducer_->ready(slot);
+  if (is_final && reducer_) {
+    const torch::Tensor& elsewhere = sums_.in_place(slot);
+    reducer_->ready(slot, elsewhere.defined() ? std::optional(buffer_of(elsewhere)) : std::nullopt);
+  }
   parts().communicator.progress();
 }
 

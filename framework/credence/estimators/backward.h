@@ -27,6 +27,7 @@ class BackwardEstimator : public Estimator {
   void end_pass();
 
  private:
+  BackwardEstimator(const Parts& parts, const Options& options, const Sums& sums, std::vector<Bucket> buckets);
   void begin_step() override;
   void finish_step() override;
   GradientSum sum_of_gradients() const override { return sums_.result(); }

@@ -7,22 +7,50 @@
 
 namespace credence {
 
+namespace {
+
+/// While a hook runs, backward and the hook hold the memory of a gradient; any more and another gradient shares it.
+constexpr std::size_t kHoldersOfOwnMemory = 1;
+
+/// The gradient in memory that nobody else reads or writes.
+torch::Tensor exclusive(const torch::Tensor& gradient) {
+  const bool own = gradient.is_contiguous() && gradient.storage().use_count() <= kHoldersOfOwnMemory;
+  return own ? gradient : gradient.clone(torch::MemoryFormat::Contiguous);
+}
+
+/// Zeros in what is used of an arena. The rest is never touched and takes no memory on a CPU.
+torch::Tensor arena_for_sums(const Posterior& posterior, const std::vector<bool>& unused) {
+  if (std::find(unused.begin(), unused.end(), true) == unused.end()) return torch::zeros_like(posterior.mean());
+  torch::Tensor arena = torch::empty_like(posterior.mean());
+  const auto& slots = posterior.layout().slots;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const std::int64_t end = i + 1 < slots.size() ? slots[i + 1].offset : arena.numel();
+    if (!unused[i]) arena.narrow(0, slots[i].offset, end - slots[i].offset).zero_();
+  }
+  return arena;
+}
+
+}  // namespace
+
 GradientSums::GradientSums(Posterior& posterior, const Options& options) : posterior_(posterior), options_(options) {
   const bool single = options_.local_shards == 1 && options_.samples == 1;
-  options_.keep_in_place = options_.keep_in_place && single && !options_.two_sums;
+  if (!single || options_.two_sums) options_.in_place.clear();
   seen_.resize(posterior.segments().size());
   seen_scale_.resize(posterior.segments().size());
   in_place_.resize(posterior.segments().size());
-  if (options_.keep_in_place) return;
+  const std::vector<bool>& stay = options_.in_place;
+  const bool none = !stay.empty() && std::find(stay.begin(), stay.end(), false) == stay.end();
+  if (none && posterior.mean().is_cuda()) return;
   const int depth = std::bit_width(static_cast<unsigned>(options_.local_shards));
   for (int level = 0; level < depth; ++level) {
-    levels_.push_back({torch::zeros_like(posterior.mean()),
-                       options_.two_sums ? torch::zeros_like(posterior.mean()) : torch::Tensor()});
+    levels_.push_back(
+        {arena_for_sums(posterior, stay), options_.two_sums ? torch::zeros_like(posterior.mean()) : torch::Tensor()});
   }
 }
 
 void GradientSums::begin_step() {
   pass_ = 0;
+  std::fill(in_place_.begin(), in_place_.end(), torch::Tensor());
 }
 
 void GradientSums::begin_pass(const kernels::NoiseStream& noise) {
@@ -40,8 +68,8 @@ void GradientSums::begin_pass(const kernels::NoiseStream& noise) {
 bool GradientSums::take(int slot, const torch::Tensor& gradient) {
   const auto index = static_cast<std::size_t>(slot);
   seen_[index] = true;
-  if (options_.keep_in_place) {
-    in_place_[index] = gradient.contiguous();
+  if (stays(index)) {
+    in_place_[index] = exclusive(gradient);
     return true;
   }
   const kernels::Segment& segment = posterior_.segments()[index];
@@ -89,14 +117,12 @@ int GradientSums::end_pass() {
 GradientSum GradientSums::result() const {
   GradientSum gradient;
   gradient.noise = noise_;
-  if (options_.keep_in_place) {
-    gradient.slots = in_place_;
-    return gradient;
+  const auto segments = posterior_.segments();
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    gradient.slots.push_back(in_place_[i].defined() ? in_place_[i]
+                                                    : sum().narrow(0, segments[i].offset, segments[i].count));
   }
-  for (const kernels::Segment& segment : posterior_.segments()) {
-    gradient.slots.push_back(sum().narrow(0, segment.offset, segment.count));
-  }
-  gradient.scaled = scaled_sum();
+  if (!levels_.empty()) gradient.scaled = scaled_sum();
   return gradient;
 }
 

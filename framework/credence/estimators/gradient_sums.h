@@ -16,8 +16,9 @@ class GradientSums {
   struct Options {
     int local_shards = 1;
     int samples = 1;
-    bool two_sums = false;       // several draws: eps * gradient must be summed too
-    bool keep_in_place = false;  // nothing will be communicated: one pass needs no copy into an arena
+    bool two_sums = false;  // several draws: eps * gradient must be summed too
+    /// Slots whose gradient may stay where backward put it, where one pass makes the sum; empty: none. All: no arena.
+    std::vector<bool> in_place{};
     /// Slots whose dL/dscale comes by take_scale(), not as eps * gradient; empty: none.
     std::vector<bool> apart{};
   };
@@ -31,6 +32,8 @@ class GradientSums {
   /// The gradient behind one slot's dL/dscale: of the weights' deviation scale * eps (`times_eps`), or dL/dscale
   /// itself.
   bool take_scale(int slot, const torch::Tensor& gradient, bool times_eps);
+  /// The sum of a slot that lies outside of sum(); undefined: inside.
+  const torch::Tensor& in_place(int slot) const { return in_place_[static_cast<std::size_t>(slot)]; }
   /// After the backward pass: the first slot that received no gradient, or -1.
   int end_pass();
 
@@ -45,6 +48,7 @@ class GradientSums {
     torch::Tensor sum, scaled;
   };
 
+  bool stays(std::size_t index) const { return !options_.in_place.empty() && options_.in_place[index]; }
   bool is_apart(std::size_t index) const { return !options_.apart.empty() && options_.apart[index]; }
   bool is_last_pass() const { return pass_ == options_.local_shards * options_.samples - 1; }
 

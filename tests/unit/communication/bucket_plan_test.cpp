@@ -32,7 +32,7 @@ TEST(PlanBuckets, CoversEverySlotOnceInReverseOrderWithinTheLimit) {
     const Arena arena = random_arena(generator);
     const std::size_t element_bytes = trial % 2 == 0 ? 4 : 8;
     const std::size_t limit = std::uniform_int_distribution<std::size_t>(1, 40'000)(generator);
-    const auto buckets = plan_buckets(arena.offsets, arena.elements, element_bytes, limit);
+    const auto buckets = plan_buckets(arena.offsets, arena.elements, element_bytes, {limit});
     std::int64_t end = arena.elements;
     int last_slot = static_cast<int>(arena.offsets.size());
     for (const Bucket& bucket : buckets) {
@@ -52,22 +52,31 @@ TEST(PlanBuckets, CoversEverySlotOnceInReverseOrderWithinTheLimit) {
 
 TEST(PlanBuckets, FillsBucketsAsFarAsTheyGo) {
   // 4-byte elements, 40 bytes a bucket: 4+5 elements fit together, 3 more do not; 100 are a bucket of their own.
-  const auto buckets = plan_buckets(std::vector<std::int64_t>{0, 100, 103, 108}, 112, 4, 40);
+  const auto buckets = plan_buckets(std::vector<std::int64_t>{0, 100, 103, 108}, 112, 4, {40});
   ASSERT_EQ(buckets.size(), 3U);
   EXPECT_EQ(buckets[0].begin, 103);
   EXPECT_EQ(buckets[1].begin, 100);
   EXPECT_EQ(buckets[2].begin, 0);
-  EXPECT_EQ(plan_buckets(std::vector<std::int64_t>{0, 100, 103, 108}, 112, 4, 1'000'000).size(), 1U);
+  EXPECT_EQ(plan_buckets(std::vector<std::int64_t>{0, 100, 103, 108}, 112, 4, {1'000'000}).size(), 1U);
+}
+
+TEST(PlanBuckets, LeavesLargeSlotsAlone) {
+  // 40 bytes a bucket, alone from 20 bytes: slots of 4, 5, 3 and 2 elements.
+  const auto buckets = plan_buckets(std::vector<std::int64_t>{0, 4, 9, 12}, 14, 4, {40, 20});
+  ASSERT_EQ(buckets.size(), 3U);
+  EXPECT_EQ(buckets[0].first_slot, 2);
+  EXPECT_EQ(buckets[1].first_slot, 1);
+  EXPECT_EQ(buckets[2].first_slot, 0);
 }
 
 TEST(PlanBuckets, NoSlotsAreNoBuckets) {
-  EXPECT_TRUE(plan_buckets({}, 0, 4, 100).empty());
+  EXPECT_TRUE(plan_buckets({}, 0, 4, {100}).empty());
 }
 
 TEST(PlanBuckets, RefusesWhatIsNoArena) {
-  EXPECT_THROW(plan_buckets(std::vector<std::int64_t>{5, 3}, 10, 4, 100), InternalError);
-  EXPECT_THROW(plan_buckets(std::vector<std::int64_t>{0, 11}, 10, 4, 100), InternalError);
-  EXPECT_THROW(plan_buckets(std::vector<std::int64_t>{0}, 10, 4, 0), InternalError);
+  EXPECT_THROW(plan_buckets(std::vector<std::int64_t>{5, 3}, 10, 4, {100}), InternalError);
+  EXPECT_THROW(plan_buckets(std::vector<std::int64_t>{0, 11}, 10, 4, {100}), InternalError);
+  EXPECT_THROW(plan_buckets(std::vector<std::int64_t>{0}, 10, 4, {0}), InternalError);
 }
 
 TEST(BucketReducerMisuse, IsAnInternalError) {

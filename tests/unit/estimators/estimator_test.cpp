@@ -183,6 +183,51 @@ TEST(Sums, NameTheFirstSlotWithoutAGradient) {
   EXPECT_EQ(sums.end_pass(), 1);
 }
 
+/// Backward gives `left`, `right` and `plain` the same gradient, the first two as views of one memory, and `alone` one
+/// of its own.
+struct SharedGradientImpl : torch::nn::Module {
+  SharedGradientImpl() {
+    const auto values = [](std::vector<std::int64_t> shape) { return torch::rand(shape, torch::kFloat64); };
+    left = register_parameter("left", values({9}));
+    right = register_parameter("right", values({9}));
+    plain = register_parameter("plain", values({3, 3}));
+    alone = register_parameter("alone", values({3, 3}));
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    return x.matmul(alone).tanh().matmul(left.view({3, 3}) + right.view({3, 3}) + plain);
+  }
+  torch::Tensor left, right, plain, alone;
+};
+TORCH_MODULE(SharedGradient);
+
+TEST(Sums, TakeMemoryThatIsNoOtherGradientsAndCopyTheRest) {
+  Network network(torch::nn::AnyModule(SharedGradient()), torch::kFloat64);
+  Posterior posterior(plan_posterior(network.layout(), parse_families({"point"}), parse_priors({"normal:1"}), 1),
+                      network.values(), 0.1, 1);
+  network.bind(posterior.network_weights());
+  GradientSums sums(posterior, {.in_place = std::vector<bool>(4, true)});
+  std::vector<torch::Tensor> expected(4);
+  std::vector<bool> taken(4);
+  network.set_gradient_sink([&](int slot, const torch::Tensor& gradient) {
+    const auto index = static_cast<std::size_t>(slot);
+    EXPECT_TRUE(sums.take(slot, gradient));
+    taken[index] = sums.in_place(slot).data_ptr() == gradient.data_ptr();
+    expected[index] = gradient.clone();
+    sums.in_place(slot).detach().mul_(2.0);  // as a reduction would
+  });
+  sums.begin_step();
+  sums.begin_pass({});
+  network.forward(torch::rand({5, 3}, torch::kFloat64)).square().sum().backward();
+  EXPECT_EQ(sums.end_pass(), -1);
+  for (std::size_t slot = 0; slot < 4; ++slot) {
+    EXPECT_TRUE(torch::equal(sums.result().slots[slot].flatten(), 2.0 * expected[slot].flatten())) << slot;
+  }
+  for (const std::size_t slot : {1U, 2U}) {
+    EXPECT_TRUE(torch::equal(expected[0].flatten(), expected[slot].flatten())) << slot;
+  }
+  EXPECT_TRUE(taken[3]) << "the gradient of a matrix product was copied";
+}
+
 /// LibTorch's own report of what it allocates on this thread.
 class Meter : public c10::MemoryReportingInfoBase {
  public:
