@@ -9,12 +9,10 @@ namespace credence {
 
 namespace {
 
-/// While a hook runs, backward and the hook hold the memory of a gradient; any more and another gradient shares it.
-constexpr std::size_t kHoldersOfOwnMemory = 1;
-
-/// The gradient in memory that nobody else reads or writes.
+/// The gradient in memory that nobody else reads or writes: a second holder is another parameter's gradient that
+/// backward made as a view of the same memory.
 torch::Tensor exclusive(const torch::Tensor& gradient) {
-  const bool own = gradient.is_contiguous() && gradient.storage().use_count() <= kHoldersOfOwnMemory;
+  const bool own = gradient.is_contiguous() && gradient.storage().use_count() == 1;
   return own ? gradient : gradient.clone(torch::MemoryFormat::Contiguous);
 }
 
