@@ -1,26 +1,21 @@
 #include "credence/training/train.h"
 
-#include <fmt/ranges.h>
-
+#include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <set>
 
 #include "assembly.h"
 #include "command_line.h"
 #include "commands.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
-#include "credence/checkpoint/run_directory.h"
 #include "credence/estimators/curvature.h"
 #include "credence/networks/hierarchical_groups.h"
-#include "credence/training/run_state.h"
 #include "progress.h"
+#include "run_report.h"
+#include "run_start.h"
 
 namespace credence {
 namespace {
-
-namespace fs = std::filesystem;
 
 const std::vector<CommandOption>& train_extras() {
   static const std::vector<CommandOption> extras = {
@@ -31,110 +26,6 @@ const std::vector<CommandOption>& train_extras() {
       {"json", "one JSON object about the run as last line of stdout", true},
       {"help", "this text", true}};
   return extras;
-}
-
-/// What rank 0 found in the run directory.
-struct Start {
-  fs::path directory;
-  std::unique_ptr<RunDirectoryLock> lock;  // rank 0
-  std::unique_ptr<Checkpoint> checkpoint;  // rank 0, where a run is continued
-  OptionValues values;                     // on every rank
-  bool resumed = false;
-};
-
-std::string name_for_directory(const std::string& spec) {
-  std::string name = spec;
-  for (char& c : name) {
-    if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '-' && c != '.') c = '_';
-  }
-  return name;
-}
-
-fs::path directory_of(const CommandLine& line) {
-  if (const auto out = line.text("out")) return *out;
-  if (const auto resume = line.text("resume")) {
-    return fs::is_directory(*resume) ? fs::path(*resume) : fs::path(*resume).parent_path();
-  }
-  return fs::path("runs") /
-         (name_for_directory(line.training.text("data")) + "-" + name_for_directory(line.training.text("network")));
-}
-
-/// UserError where ranks were started with different options, naming the first that differs.
-void require_same_options(const CommandLine& line, Communicator& control) {
-  std::string mine;
-  for (const auto& [name, values] : line.training.all()) mine += fmt::format("--{} {}\n", name, fmt::join(values, " "));
-  for (const auto& [name, values] : line.extras) mine += fmt::format("--{} {}\n", name, fmt::join(values, " "));
-  const auto all = control.gather_texts(mine);
-  for (std::size_t rank = 1; rank < all.size(); ++rank) {
-    if (all[rank] == all[0]) continue;
-    const auto lines_of = [](const std::string& text) {
-      const auto parts = split(text, '\n');
-      return std::set<std::string>(parts.begin(), parts.end());
-    };
-    const auto here = lines_of(all[0]);
-    const auto there = lines_of(all[rank]);
-    std::vector<std::string> different;
-    std::set_symmetric_difference(here.begin(), here.end(), there.begin(), there.end(), std::back_inserter(different));
-    throw UserError(fmt::format("ranks 0 and {} were started with different options: {}; give every rank the same",
-                                rank, fmt::join(different, " | ")));
-  }
-}
-
-void make_directory(const fs::path& directory) {
-  std::error_code error;
-  fs::create_directories(directory, error);
-  if (error) throw StorageError(fmt::format("cannot create {}: {}", directory.string(), error.message()));
-}
-
-void remove_run(const fs::path& directory) {
-  for (const fs::path& file : find_newest_checkpoint(directory).files) fs::remove(file);
-  for (const char* name : {"config.ini", "status.json", "log.txt"}) fs::remove(directory / name);
-}
-
-/// The checkpoint to continue from, or null for a new run. Rank 0.
-std::unique_ptr<Checkpoint> find_start(const CommandLine& line, const fs::path& directory) {
-  const auto resume = line.text("resume");
-  if (line.has("overwrite")) {
-    require(!resume, "--overwrite starts anew and --resume continues: give one of them");
-    remove_run(directory);
-    return nullptr;
-  }
-  if (!resume) return newest_checkpoint(directory);
-  std::unique_ptr<Checkpoint> checkpoint;
-  if (fs::is_directory(*resume)) {
-    checkpoint = newest_checkpoint(*resume);
-    require(checkpoint != nullptr, "--resume {}: that directory holds no checkpoint", *resume);
-  } else {
-    checkpoint = std::make_unique<Checkpoint>(*resume);
-  }
-  if (const auto newest = newest_checkpoint(directory)) {
-    require(newest->integer("step") <= checkpoint->integer("step"),
-            "--resume {} is at step {}, and {} already holds step {}; give another --out", *resume,
-            checkpoint->integer("step"), directory.string(), newest->integer("step"));
-  }
-  return checkpoint;
-}
-
-/// Takes the directory and decides whether this is a new run. Collective: every rank ends with the same values or
-/// throws the same error.
-Start begin(const CommandLine& line, MpiSession& session, Communicator& control) {
-  Start start;
-  start.directory = directory_of(line);
-  std::string recorded;
-  collectively(control, [&] {
-    if (session.rank() != 0) return;
-    make_directory(start.directory);
-    start.lock = std::make_unique<RunDirectoryLock>(start.directory);
-    start.checkpoint = find_start(line, start.directory);
-    if (start.checkpoint) recorded = start.checkpoint->config();
-  });
-  recorded = control.broadcast_text(recorded, 0);
-  start.resumed = !recorded.empty();
-  set_status_directory(start.directory.string());
-  open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory});
-  start.values =
-      start.resumed ? merge_for_resume(from_ini(recorded, "the recorded configuration"), line.training) : line.training;
-  return start;
 }
 
 std::int64_t planned_steps(const OptionValues& values, const SamplingPlan& plan) {
@@ -181,105 +72,38 @@ std::optional<LaplaceOptions> laplace_of(const OptionValues& values, const Model
                         .stage_through_host = machine.device.is_cuda() && !machine.nccl};
 }
 
-struct Figures {  // of the start table
-  const Start& start;
-  const Machine& machine;
-  const MpiSession& session;
-  const DataSource& source;
-  const Model& model;
-  std::int64_t first_step;
+std::string bound_of(const Model& model, const Augmentation& augmentation) {
+  if (augmentation.enabled()) return "none: augmentation is another likelihood than that of the data";
+  const std::string bound = describe_bound(model.posterior->plan());
+  if (!is_generative(model.likelihood)) return bound;
+  return bound + "; an example's log likelihood is its own bound over its latent variables";
+}
+
+struct Horizon {
+  const SamplingPlan& plan;
   std::int64_t total_steps;
-  bool tree;
 };
 
-void log_start_table(const Figures& figures, Communicator& control) {
-  std::set<std::string> hosts;
-  for (const std::string& host : control.gather_texts(host_name())) hosts.insert(host);
-  const OptionValues& values = figures.start.values;
-  const Layout& layout = figures.model.network->layout();
-  std::int64_t gaussian = 0;
-  for (const auto& segment : figures.model.posterior->segments()) gaussian += segment.gaussian ? segment.count : 0;
-  log_info("run        {}", figures.start.directory.string());
-  log_info("ranks      {} on {} host{}, {} thread{} each, {}, {}", figures.session.size(), hosts.size(),
-           hosts.size() == 1 ? "" : "s", figures.machine.threads, figures.machine.threads == 1 ? "" : "s",
-           figures.machine.device.is_cuda() ? "CUDA" : "CPU",
-           figures.session.size() == 1 ? "no communication"
-           : figures.machine.nccl
-               ? "NCCL " + nccl_version()
-               : figures.session.library_version() + (figures.tree ? ", tree reduction" : ", the library's reduction"));
-  log_info("data       {}: {} examples, {} a step in {} shard{}", values.text("data"), figures.source.size(),
-           values.text("batch"), values.text("shards"), values.text("shards") == "1" ? "" : "s");
-  log_info("network    {}: {} parameters, {} of them Gaussian", values.text("network"), layout.parameters(), gaussian);
-  log_info("posterior  {} | prior {} | likelihood {} | estimator {} | noise {}",
-           fmt::join(values.texts("posterior"), " "), fmt::join(values.texts("prior"), " "), values.text("likelihood"),
-           values.text("estimator"), values.text("noise"));
-  log_info("optimizer  {} lr {} ({}), {} steps, seed {}", values.text("optimizer"), values.text("lr"),
-           values.text("lr-schedule"), figures.total_steps, values.text("seed"));
-  if (values.text("augment") != "none") {
-    log_info("augment    {}: another likelihood than that of the data as they are", values.text("augment"));
-  }
-  if (figures.start.resumed) log_info("resumed    at step {}", figures.first_step);
-}
-
-/// Warnings and news about a run that continues.
-void log_resumption(const Start& start, const OptionValues& given, const Checkpoint& checkpoint, const Machine& machine,
-                    std::int64_t total_steps) {
-  const OptionValues recorded = from_ini(checkpoint.config(), "the recorded configuration");
-  if (given.given("epochs") || given.given("steps")) {
-    if (recorded.texts("epochs") != start.values.texts("epochs") ||
-        recorded.texts("steps") != start.values.texts("steps")) {
-      log_info(
-          "the run now ends after {} steps: the learning-rate schedule and the KL warm-up are planned anew for that "
-          "horizon",
-          total_steps);
-    }
-  }
-  const std::int64_t threads = checkpoint.integer("threads");
-  if (threads != machine.threads) {
-    log_warning("the run so far used {} threads a rank and goes on with {}: results agree to rounding, not bit for bit",
-                threads, machine.threads);
-  }
-}
-
-/// Two checkpoints must fit, the one before being kept until the next is whole: better known now than after hours.
-void require_space(const RunState& state, const RunIdentity& identity, const fs::path& directory) {
-  std::uintmax_t bytes = 0;
-  for (const ArrayView& array : take_snapshot(state, identity).contents.arrays) bytes += array.bytes();
-  std::error_code error;
-  const fs::space_info space = fs::space(directory, error);
-  if (error || space.available >= 2 * bytes) return;
-  throw StorageError(fmt::format(
-      "{} has {:.1f} MB free, and two checkpoints of this run need {:.1f} MB; free some, or give another --out",
-      directory.string(), static_cast<double>(space.available) / 1e6, 2e-6 * static_cast<double>(bytes)));
-}
-
-nlohmann::json summary(const RunState& state, Outcome outcome, const fs::path& directory) {
-  const auto last = [&](const char* column) {
-    const auto& values = state.history.column(column);
-    return values.empty() ? std::nan("") : values.back();
-  };
-  return {{"outcome", outcome == Outcome::finished ? "finished" : "stopped"},
-          {"step", state.step},
-          {"epoch", state.epoch},
-          {"checkpoint", (directory / checkpoint_name(state.step)).string()},
-          {"elbo", last("history/elbo")},
-          {"objective", last("history/objective")},
-          {"expected_log_likelihood", last("history/expected_log_likelihood")},
-          {"kl", last("history/kl")},
-          {"seconds", last("history/seconds")}};
-}
-
-int conclude(const CommandContext& context, const CommandLine& line, const RunState& state, Outcome outcome,
-             const fs::path& directory, nlohmann::json extra) {
-  nlohmann::json result = summary(state, outcome, directory);
-  result.update(extra);
-  const int exit_code = static_cast<int>(outcome == Outcome::finished ? ExitCode::done : ExitCode::stopped);
-  nlohmann::json status = result;
-  status["status"] = result["outcome"];
-  status["exit_code"] = exit_code;
-  write_status(context.session, status);
-  if (line.has("json")) print_json(context.session, result);
-  return exit_code;
+/// Without what is fitted at the end.
+TrainingOptions training_options(const Start& start, const Objective& objective, const Model& model,
+                                 const Horizon& horizon) {
+  const OptionValues& values = start.values;
+  const double steps_per_epoch =
+      static_cast<double>(horizon.plan.examples()) / static_cast<double>(horizon.plan.batch());
+  const std::int64_t every = values.integer("checkpoint-every");
+  require(every >= 0, "--checkpoint-every must not be negative, not {}", every);
+  const std::int64_t keep = values.integer("keep");
+  require(keep >= 2, "--keep must be at least 2, so that a damaged checkpoint has one before it, not {}", keep);
+  return {.directory = start.directory,
+          .total_steps = horizon.total_steps,
+          .checkpoint_every = every > 0 ? every : std::max<std::int64_t>(std::llround(steps_per_epoch), 1),
+          .keep = static_cast<int>(keep),
+          .stop_after = values.integer("stop-after"),
+          .objective = objective,
+          .schedule = parse_schedule(values.text("lr-schedule")),
+          .lr_warmup_steps = std::llround(values.number("lr-warmup") * steps_per_epoch),
+          .collection = collection_of(values, model, horizon.total_steps, steps_per_epoch),
+          .laplace = std::nullopt};
 }
 
 }  // namespace
@@ -296,7 +120,7 @@ int run_train(const CommandContext& context) {
   require_same_options(line, *control);
   require(!line.training.given("epochs") || !line.training.given("steps"), "give --epochs or --steps, not both");
   const Machine machine = choose_machine(line.training, session, *control);
-  Start start = begin(line, session, *control);
+  Start start = begin_run(line, session, *control);
 
   std::unique_ptr<DataSource> source;
   collectively(*control, [&] { source = open_data(start.values.text("data"), Split::train); });
@@ -315,20 +139,15 @@ int run_train(const CommandContext& context) {
       .warmup_steps = std::llround(start.values.number("kl-warmup") * static_cast<double>(total_steps)),
       .is_bound = !augmentation.enabled()};
   Optimizer optimizer(*model.posterior, optimizer_options(start.values, objective));
-  RunIdentity identity{.config = to_ini(start.values, false),
-                       .seed = static_cast<std::uint64_t>(start.values.integer("seed")),
-                       .shards = plan.shards(),
-                       .dataset_size = source->size(),
-                       .dataset_digest = source->digest(),
-                       .world_size = session.size(),
-                       .threads = machine.threads,
-                       .bound = describe_bound(model.posterior->plan()),
-                       .examples = source->spec()};
-  if (is_generative(model.likelihood)) {
-    identity.bound += "; an example's log likelihood is its own bound over its latent variables";
-  }
-  if (augmentation.enabled()) identity.bound = "none: augmentation is another likelihood than that of the data";
-
+  const RunIdentity identity{.config = to_ini(start.values, false),
+                             .seed = static_cast<std::uint64_t>(start.values.integer("seed")),
+                             .shards = plan.shards(),
+                             .dataset_size = source->size(),
+                             .dataset_digest = source->digest(),
+                             .world_size = session.size(),
+                             .threads = machine.threads,
+                             .bound = bound_of(model, augmentation),
+                             .examples = source->spec()};
   RunState state{*model.network, *model.posterior, optimizer, {}, 0, 0.0, false};
   collectively(*control, [&] {
     if (start.checkpoint) restore(*start.checkpoint, identity, state);
@@ -364,22 +183,8 @@ int run_train(const CommandContext& context) {
                  .shard_count = estimator->local_shards(),
                  .augmentation = augmentation,
                  .seed = identity.seed});
-  const double steps_per_epoch = static_cast<double>(source->size()) / static_cast<double>(plan.batch());
-  const std::int64_t every = start.values.integer("checkpoint-every");
-  require(every >= 0, "--checkpoint-every must not be negative, not {}", every);
-  const std::int64_t keep = start.values.integer("keep");
-  require(keep >= 2, "--keep must be at least 2, so that a damaged checkpoint has one before it, not {}", keep);
-  const TrainingOptions options{
-      .directory = start.directory,
-      .total_steps = total_steps,
-      .checkpoint_every = every > 0 ? every : std::max<std::int64_t>(std::llround(steps_per_epoch), 1),
-      .keep = static_cast<int>(keep),
-      .stop_after = start.values.integer("stop-after"),
-      .objective = objective,
-      .schedule = parse_schedule(start.values.text("lr-schedule")),
-      .lr_warmup_steps = std::llround(start.values.number("lr-warmup") * steps_per_epoch),
-      .collection = collection_of(start.values, model, total_steps, steps_per_epoch),
-      .laplace = laplace_of(start.values, model, machine)};
+  TrainingOptions options = training_options(start, objective, model, {plan, total_steps});
+  options.laplace = laplace_of(start.values, model, machine);
   Progress progress({.mode = start.values.text("progress"),
                      .log_every = start.values.integer("log-every"),
                      .batch = plan.batch(),

@@ -1,0 +1,93 @@
+#include "run_report.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "credence/base/log.h"
+
+namespace credence {
+namespace {
+
+nlohmann::json summary(const RunState& state, Outcome outcome, const std::filesystem::path& directory) {
+  const auto last = [&](const char* column) {
+    const auto& values = state.history.column(column);
+    return values.empty() ? std::nan("") : values.back();
+  };
+  return {{"outcome", outcome == Outcome::finished ? "finished" : "stopped"},
+          {"step", state.step},
+          {"epoch", state.epoch},
+          {"checkpoint", (directory / checkpoint_name(state.step)).string()},
+          {"elbo", last("history/elbo")},
+          {"objective", last("history/objective")},
+          {"expected_log_likelihood", last("history/expected_log_likelihood")},
+          {"kl", last("history/kl")},
+          {"seconds", last("history/seconds")}};
+}
+
+}  // namespace
+
+void log_start_table(const StartFigures& figures, Communicator& control) {
+  std::set<std::string> hosts;
+  for (const std::string& host : control.gather_texts(host_name())) hosts.insert(host);
+  const OptionValues& values = figures.start.values;
+  const Layout& layout = figures.model.network->layout();
+  std::int64_t gaussian = 0;
+  for (const auto& segment : figures.model.posterior->segments()) gaussian += segment.gaussian ? segment.count : 0;
+  log_info("run        {}", figures.start.directory.string());
+  log_info("ranks      {} on {} host{}, {} thread{} each, {}, {}", figures.session.size(), hosts.size(),
+           hosts.size() == 1 ? "" : "s", figures.machine.threads, figures.machine.threads == 1 ? "" : "s",
+           figures.machine.device.is_cuda() ? "CUDA" : "CPU",
+           figures.session.size() == 1 ? "no communication"
+           : figures.machine.nccl
+               ? "NCCL " + nccl_version()
+               : figures.session.library_version() + (figures.tree ? ", tree reduction" : ", the library's reduction"));
+  log_info("data       {}: {} examples, {} a step in {} shard{}", values.text("data"), figures.source.size(),
+           values.text("batch"), values.text("shards"), values.text("shards") == "1" ? "" : "s");
+  log_info("network    {}: {} parameters, {} of them Gaussian", values.text("network"), layout.parameters(), gaussian);
+  log_info("posterior  {} | prior {} | likelihood {} | estimator {} | noise {}",
+           fmt::join(values.texts("posterior"), " "), fmt::join(values.texts("prior"), " "), values.text("likelihood"),
+           values.text("estimator"), values.text("noise"));
+  log_info("optimizer  {} lr {} ({}), {} steps, seed {}", values.text("optimizer"), values.text("lr"),
+           values.text("lr-schedule"), figures.total_steps, values.text("seed"));
+  if (values.text("augment") != "none") {
+    log_info("augment    {}: another likelihood than that of the data as they are", values.text("augment"));
+  }
+  if (figures.start.resumed) log_info("resumed    at step {}", figures.first_step);
+}
+
+void log_resumption(const Start& start, const OptionValues& given, const Checkpoint& checkpoint, const Machine& machine,
+                    std::int64_t total_steps) {
+  const OptionValues recorded = from_ini(checkpoint.config(), "the recorded configuration");
+  if (given.given("epochs") || given.given("steps")) {
+    if (recorded.texts("epochs") != start.values.texts("epochs") ||
+        recorded.texts("steps") != start.values.texts("steps")) {
+      log_info(
+          "the run now ends after {} steps: the learning-rate schedule and the KL warm-up are planned anew for that "
+          "horizon",
+          total_steps);
+    }
+  }
+  const std::int64_t threads = checkpoint.integer("threads");
+  if (threads != machine.threads) {
+    log_warning("the run so far used {} threads a rank and goes on with {}: results agree to rounding, not bit for bit",
+                threads, machine.threads);
+  }
+}
+
+int conclude(const CommandContext& context, const CommandLine& line, const RunState& state, Outcome outcome,
+             const std::filesystem::path& directory, const nlohmann::json& extra) {
+  nlohmann::json result = summary(state, outcome, directory);
+  result.update(extra);
+  const int exit_code = static_cast<int>(outcome == Outcome::finished ? ExitCode::done : ExitCode::stopped);
+  nlohmann::json status = result;
+  status["status"] = result["outcome"];
+  status["exit_code"] = exit_code;
+  write_status(context.session, status);
+  if (line.has("json")) print_json(context.session, result);
+  return exit_code;
+}
+
+}  // namespace credence

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "command_line.h"
+#include "credence/checkpoint/checkpoint.h"
+#include "credence/checkpoint/run_directory.h"
+#include "credence/communication/factory.h"
+#include "credence/training/options.h"
+#include "credence/training/run_state.h"
+
+namespace credence {
+
+/// What rank 0 found in the run directory.
+struct Start {
+  std::filesystem::path directory;
+  std::unique_ptr<RunDirectoryLock> lock;  // rank 0
+  std::unique_ptr<Checkpoint> checkpoint;  // rank 0, where a run is continued
+  OptionValues values;                     // on every rank
+  bool resumed = false;
+};
+
+/// UserError where ranks were started with different options, naming the first that differs. Collective.
+void require_same_options(const CommandLine& line, Communicator& control);
+
+/// Takes the directory and decides whether this is a new run. Collective: every rank ends with the same values or
+/// throws the same error.
+Start begin_run(const CommandLine& line, MpiSession& session, Communicator& control);
+
+/// StorageError unless two checkpoints fit, the one before being kept until the next is whole: better known now than
+/// after hours.
+void require_space(const RunState& state, const RunIdentity& identity, const std::filesystem::path& directory);
+
+}  // namespace credence
