@@ -165,9 +165,9 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
   model.likelihood = parse_likelihood(values.text("likelihood"), examples);
   const auto seed = static_cast<std::uint64_t>(values.integer("seed"));
   const auto make_network = [&](std::uint64_t network_seed) {
-    return std::make_unique<Network>(
-        build_module(values.text("network"), examples, output_size(model.likelihood), network_seed),
-        precision_of(values), machine.device, initial_raw_scales(model.likelihood));
+    return std::make_unique<Network>(build_module(NetworkChoice{values.text("network"), values.text("norm")}, examples,
+                                                  output_size(model.likelihood), network_seed),
+                                     precision_of(values), machine.device, initial_raw_scales(model.likelihood));
   };
   model.network = make_network(seed);
   model.likelihood = likelihood_of(model.likelihood, model.network->module());

@@ -120,14 +120,13 @@ torch::Tensor AdaptiveDepthImpl::forward(torch::Tensor x) {
   return torch::cat(columns, 1);
 }
 
-torch::nn::AnyModule make_adaptive_depth(const std::string& arguments, const ExampleSpec& examples,
-                                         std::int64_t outputs, std::uint64_t seed) {
-  const std::vector<std::string> parts = split(arguments, ',');
+torch::nn::AnyModule make_adaptive_depth(const ModuleRequest& request) {
+  const std::vector<std::string> parts = split(request.arguments, ',');
   require(!parts.empty(), "adaptive-depth needs the largest number of blocks, such as adaptive-depth:8,width=64");
   const std::int64_t depths = parse_integer(parts.front(), "L in adaptive-depth:L");
   require(depths >= 1 && depths <= kMostDepths, "L in adaptive-depth:L must be between 1 and {}, not {}", kMostDepths,
           parts.front());
-  AdaptiveDepthImpl::Sizes sizes{.inputs = examples.input_elements(), .width = 64, .outputs = outputs};
+  AdaptiveDepthImpl::Sizes sizes{.inputs = request.examples.input_elements(), .width = 64, .outputs = request.outputs};
   std::string prior = "uniform";
   for (std::size_t i = 1; i < parts.size(); ++i) {
     const std::string& part = parts[i];
@@ -145,7 +144,7 @@ torch::nn::AnyModule make_adaptive_depth(const std::string& arguments, const Exa
   }
   sizes.log_prior = parse_depth_prior(prior, depths);
   AdaptiveDepth network(sizes);
-  initialize(*network, Nonlinearity::relu, seed);
+  initialize(*network, Nonlinearity::relu, request.seed);
   const torch::NoGradGuard no_grad;
   for (auto& item : network->named_parameters()) {
     if (item.key() == "depth_logits") item.value().copy_(torch::tensor(sizes.log_prior));

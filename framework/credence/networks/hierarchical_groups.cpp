@@ -101,11 +101,11 @@ void require_known_groups(const torch::nn::Module& module, const DataSource& sou
   }
 }
 
-torch::nn::AnyModule make_hierarchical_groups(const std::string& arguments, const ExampleSpec& examples,
-                                              std::int64_t outputs, std::uint64_t seed) {
-  const std::vector<std::string> parts = split(arguments, ',');
+torch::nn::AnyModule make_hierarchical_groups(const ModuleRequest& request) {
+  const std::vector<std::string> parts = split(request.arguments, ',');
   require(!parts.empty(), "hierarchical-groups needs the number of groups, such as hierarchical-groups:10,20,20");
-  HierarchicalGroupsImpl::Sizes sizes{.inputs = examples.input_elements(), .widths = {}, .outputs = outputs};
+  HierarchicalGroupsImpl::Sizes sizes{
+      .inputs = request.examples.input_elements(), .widths = {}, .outputs = request.outputs};
   sizes.groups = parse_integer(parts.front(), "G in hierarchical-groups:G");
   require(sizes.groups >= 1 && sizes.groups <= kMostGroups,
           "G in hierarchical-groups:G must be between 1 and {}, not {}", kMostGroups, parts.front());
@@ -126,14 +126,14 @@ torch::nn::AnyModule make_hierarchical_groups(const std::string& arguments, cons
   shared = std::min(shared, layers - 1);
   require(shared >= 0, "shared=K in hierarchical-groups:G,... must not be negative");
   sizes.shared_layers = static_cast<std::size_t>(shared);
-  const auto& names = examples.feature_names;
+  const auto& names = request.examples.feature_names;
   const auto column = std::find(names.begin(), names.end(), "group");
   require(column != names.end() && sizes.inputs > 1,
           "hierarchical-groups reads each example's group from an input column named 'group', and these data have "
           "none; name one so in a csv file, with whole numbers from 0 on");
   sizes.group_column = column - names.begin();
   HierarchicalGroups network(sizes);
-  initialize(*network, sizes.nonlinearity, seed);
+  initialize(*network, sizes.nonlinearity, request.seed);
   const torch::NoGradGuard no_grad;
   for (auto& item : network->named_parameters()) {
     if (network->is_deviation(item.key())) item.value().zero_();

@@ -12,6 +12,8 @@ double gain_of(Nonlinearity nonlinearity) {
   switch (nonlinearity) {
     case Nonlinearity::relu:
       return std::sqrt(1.0 / 3.0);
+    case Nonlinearity::relu_unnormalized:
+      return std::sqrt(2.0);
     case Nonlinearity::tanh:
       return 5.0 / 3.0;
     case Nonlinearity::linear:

@@ -54,26 +54,23 @@ struct CaffeLeNet5Impl : torch::nn::Module {
 TORCH_MODULE(CaffeLeNet5);
 
 template <typename Module>
-torch::nn::AnyModule make(const std::string& name, const std::string& arguments, const ExampleSpec& examples,
-                          std::int64_t outputs, std::uint64_t seed) {
-  require(arguments.empty(), "{} takes no arguments, not '{}'", name, arguments);
-  require_images(name, examples, kLenetPixels);
-  const auto& shape = examples.input_shape;
-  Module network(shape[0], shape[1], shape[2], outputs);
-  initialize(*network, Nonlinearity::relu, seed);
+torch::nn::AnyModule make(const std::string& name, const ModuleRequest& request) {
+  require(request.arguments.empty(), "{} takes no arguments, not '{}'", name, request.arguments);
+  require_images(name, request.examples, kLenetPixels);
+  const auto& shape = request.examples.input_shape;
+  Module network(shape[0], shape[1], shape[2], request.outputs);
+  initialize(*network, Nonlinearity::relu, request.seed);
   return torch::nn::AnyModule(network);
 }
 
 }  // namespace
 
-torch::nn::AnyModule make_lenet5(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
-                                 std::uint64_t seed) {
-  return make<LeNet5>("lenet5", arguments, examples, outputs, seed);
+torch::nn::AnyModule make_lenet5(const ModuleRequest& request) {
+  return make<LeNet5>("lenet5", request);
 }
 
-torch::nn::AnyModule make_lenet5_caffe(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
-                                       std::uint64_t seed) {
-  return make<CaffeLeNet5>("lenet5-caffe", arguments, examples, outputs, seed);
+torch::nn::AnyModule make_lenet5_caffe(const ModuleRequest& request) {
+  return make<CaffeLeNet5>("lenet5-caffe", request);
 }
 
 }  // namespace credence

@@ -49,12 +49,11 @@ TORCH_MODULE(Constant);
 
 }  // namespace
 
-torch::nn::AnyModule make_mlp(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
-                              std::uint64_t seed) {
+torch::nn::AnyModule make_mlp(const ModuleRequest& request) {
   std::vector<std::int64_t> widths;
   Nonlinearity nonlinearity = Nonlinearity::relu;
   bool bias = true;
-  for (const std::string& part : split(arguments, ',')) {
+  for (const std::string& part : split(request.arguments, ',')) {
     if (part == "relu") {
       nonlinearity = Nonlinearity::relu;
     } else if (part == "tanh") {
@@ -68,23 +67,23 @@ torch::nn::AnyModule make_mlp(const std::string& arguments, const ExampleSpec& e
     }
   }
   require(!widths.empty(), "mlp needs the widths of its hidden layers, such as mlp:400,400");
-  Mlp network(examples.input_elements(), widths, outputs, nonlinearity, bias);
-  initialize(*network, nonlinearity, seed);
+  Mlp network(request.examples.input_elements(), widths, request.outputs, nonlinearity, bias);
+  initialize(*network, nonlinearity, request.seed);
   return torch::nn::AnyModule(network);
 }
 
-torch::nn::AnyModule make_linear(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
-                                 std::uint64_t seed) {
-  require(arguments.empty() || arguments == "nobias", "linear takes no arguments but nobias, not '{}'", arguments);
-  Mlp network(examples.input_elements(), std::vector<std::int64_t>{}, outputs, Nonlinearity::linear, arguments.empty());
-  initialize(*network, Nonlinearity::linear, seed);
+torch::nn::AnyModule make_linear(const ModuleRequest& request) {
+  require(request.arguments.empty() || request.arguments == "nobias", "linear takes no arguments but nobias, not '{}'",
+          request.arguments);
+  Mlp network(request.examples.input_elements(), std::vector<std::int64_t>{}, request.outputs, Nonlinearity::linear,
+              request.arguments.empty());
+  initialize(*network, Nonlinearity::linear, request.seed);
   return torch::nn::AnyModule(network);
 }
 
-torch::nn::AnyModule make_constant(const std::string& arguments, const ExampleSpec&, std::int64_t outputs,
-                                   std::uint64_t) {
-  require(arguments.empty(), "constant takes no arguments, not '{}'", arguments);
-  return torch::nn::AnyModule(Constant(outputs));
+torch::nn::AnyModule make_constant(const ModuleRequest& request) {
+  require(request.arguments.empty(), "constant takes no arguments, not '{}'", request.arguments);
+  return torch::nn::AnyModule(Constant(request.outputs));
 }
 
 }  // namespace credence

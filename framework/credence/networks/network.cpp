@@ -10,6 +10,7 @@
 #include "credence/base/errors.h"
 #include "credence/kernels/noise.h"
 #include "credence/networks/latent_model.h"
+#include "credence/networks/norm.h"
 
 namespace credence {
 
@@ -74,7 +75,8 @@ bool is_norm_layer(const torch::nn::Module& module) {
   return dynamic_cast<const BatchNorm1dImpl*>(&module) || dynamic_cast<const BatchNorm2dImpl*>(&module) ||
          dynamic_cast<const BatchNorm3dImpl*>(&module) || dynamic_cast<const InstanceNorm1dImpl*>(&module) ||
          dynamic_cast<const InstanceNorm2dImpl*>(&module) || dynamic_cast<const InstanceNorm3dImpl*>(&module) ||
-         dynamic_cast<const LayerNormImpl*>(&module) || dynamic_cast<const GroupNormImpl*>(&module);
+         dynamic_cast<const LayerNormImpl*>(&module) || dynamic_cast<const GroupNormImpl*>(&module) ||
+         dynamic_cast<const NormLayer*>(&module);
 }
 
 bool normalizes_over_batch(torch::nn::Module& module) {

@@ -52,16 +52,15 @@ torch::Tensor VaeImpl::forward(torch::Tensor x) {
   return torch::cat({decode(z), ratio, kl}, 1);
 }
 
-torch::nn::AnyModule make_vae(const std::string& arguments, const ExampleSpec& examples, std::int64_t outputs,
-                              std::uint64_t seed) {
+torch::nn::AnyModule make_vae(const ModuleRequest& request) {
   const auto in_range = [](const std::string& text, const char* what) {
     const std::int64_t value = parse_integer(text, what);
     require(value > 0 && value <= 1'000'000, "{} must be between 1 and 1000000, not {}", what, text);
     return value;
   };
-  const std::vector<std::string> parts = split(arguments, ',');
+  const std::vector<std::string> parts = split(request.arguments, ',');
   require(!parts.empty(), "vae needs the number of its latent variables, such as vae:20 or vae:20,400");
-  VaeImpl::Sizes sizes{.inputs = examples.input_elements(), .outputs = outputs};
+  VaeImpl::Sizes sizes{.inputs = request.examples.input_elements(), .outputs = request.outputs};
   sizes.latent = in_range(parts.front(), "LATENT in vae:LATENT,WIDTH,...");
   for (std::size_t i = 1; i < parts.size(); ++i) {
     if (parts[i] == "linear" && parts.size() == 2) continue;
@@ -69,7 +68,7 @@ torch::nn::AnyModule make_vae(const std::string& arguments, const ExampleSpec& e
   }
   if (parts.size() == 1) sizes.widths = {400};
   Vae network(sizes);
-  initialize(*network, Nonlinearity::relu, seed);
+  initialize(*network, Nonlinearity::relu, request.seed);
   return torch::nn::AnyModule(network);
 }
 

@@ -8,33 +8,51 @@
 namespace credence {
 namespace {
 
-using Maker = torch::nn::AnyModule (*)(const std::string&, const ExampleSpec&, std::int64_t, std::uint64_t);
+struct Entry {
+  torch::nn::AnyModule (*make)(const ModuleRequest&);
+  bool has_norm = false;  // layers of norm.h
+};
 
-const std::map<std::string, Maker>& makers() {
-  static const std::map<std::string, Maker> table = {{"mlp", make_mlp},
-                                                     {"lenet5", make_lenet5},
-                                                     {"lenet5-caffe", make_lenet5_caffe},
-                                                     {"resnet20", make_resnet20},
-                                                     {"linear", make_linear},
-                                                     {"constant", make_constant},
-                                                     {"vae", make_vae},
-                                                     {"adaptive-depth", make_adaptive_depth},
-                                                     {"hierarchical-groups", make_hierarchical_groups}};
+const std::map<std::string, Entry>& zoo() {
+  static const std::map<std::string, Entry> table = {{"mlp", {make_mlp}},
+                                                     {"lenet5", {make_lenet5}},
+                                                     {"lenet5-caffe", {make_lenet5_caffe}},
+                                                     {"resnet20", {make_resnet20, true}},
+                                                     {"resnet18", {make_resnet18, true}},
+                                                     {"resnet34", {make_resnet34, true}},
+                                                     {"resnet50", {make_resnet50, true}},
+                                                     {"resnet101", {make_resnet101, true}},
+                                                     {"resnet152", {make_resnet152, true}},
+                                                     {"wide-resnet", {make_wide_resnet, true}},
+                                                     {"linear", {make_linear}},
+                                                     {"constant", {make_constant}},
+                                                     {"vae", {make_vae}},
+                                                     {"adaptive-depth", {make_adaptive_depth}},
+                                                     {"hierarchical-groups", {make_hierarchical_groups}}};
   return table;
 }
 
 }  // namespace
 
-torch::nn::AnyModule build_module(const std::string& spec, const ExampleSpec& examples, std::int64_t outputs,
+torch::nn::AnyModule build_module(const NetworkChoice& network, const ExampleSpec& examples, std::int64_t outputs,
                                   std::uint64_t seed) {
-  const Spec parsed = parse_spec(spec);
-  const auto maker = makers().find(parsed.name);
-  if (maker == makers().end()) {
+  const Spec parsed = parse_spec(network.spec);
+  const auto entry = zoo().find(parsed.name);
+  if (entry == zoo().end()) {
     std::vector<std::string> known;
-    for (const auto& [name, unused] : makers()) known.push_back(name);
+    for (const auto& [name, unused] : zoo()) known.push_back(name);
     refuse_unknown("network", parsed.name, known);
   }
-  return maker->second(parsed.arguments, examples, outputs, seed);
+  const std::optional<Norm> norm = parse_norm(network.norm);
+  require(!norm || entry->second.has_norm,
+          "the network {} has no normalisation layers to choose; leave --norm {} out, or use a residual network",
+          parsed.name, network.norm);
+  return entry->second.make({parsed.arguments, examples, outputs, seed, norm});
+}
+
+torch::nn::AnyModule build_module(const std::string& spec, const ExampleSpec& examples, std::int64_t outputs,
+                                  std::uint64_t seed) {
+  return build_module(NetworkChoice{spec, {}}, examples, outputs, seed);
 }
 
 void require_images(const std::string& network, const ExampleSpec& examples, std::int64_t pixels) {

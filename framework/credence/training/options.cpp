@@ -21,9 +21,12 @@ constexpr std::array kOptions = {
                "fashion-mnist[:DIR] | mnist:DIR | moons | csv:FILE: what to train on"},
     OptionInfo{"augment", "none", identity, false, "none | flip | crop:PIXELS | crop:PIXELS,flip"},
     OptionInfo{"network", "lenet5", identity, false,
-               "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | lenet5-caffe | resnet20 | linear[:nobias] | constant | "
+               "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | lenet5-caffe | resnet20 | "
+               "resnet18|34|50|101|152[:cifar][,unit-scale] | wide-resnet:DEPTH,WIDTH | linear[:nobias] | constant | "
                "vae:LATENT[,W1,...] | adaptive-depth:L[,width=W][,prior=uniform|poisson:RATE|geometric:P][,input] | "
                "hierarchical-groups:G[,W1,...][,shared=K][,relu|tanh]"},
+    OptionInfo{"norm", "", identity, false,
+               "batch | group | frn | none: normalisation layers of a residual network; default: batch"},
     OptionInfo{"likelihood", "", identity, false,
                "categorical | bernoulli | gaussian:STDDEV | gaussian:learned | heteroscedastic | poisson | "
                "student-t[:DOF[,SCALE]] | vae-bernoulli | vae-categorical[:LEVELS] | vae-gaussian[:STDDEV]; default: "
