@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "credence/base/errors.h"
+#include "credence/prediction/calibration.h"
 
 namespace credence {
 namespace {
@@ -25,6 +26,17 @@ void check_finite(std::span<const double> values, std::int64_t width, const char
     throw NumericalError(fmt::format("{} of example {} is {}: the network's output is not finite", what,
                                      static_cast<std::int64_t>(i) / width, values[i]));
   }
+}
+
+/// How many classes are more probable; of equal ones those that come first.
+double rank_of(const std::vector<double>& probabilities, std::size_t label) {
+  double rank = 0.0;
+  for (std::size_t c = 0; c < probabilities.size(); ++c) {
+    const bool before =
+        probabilities[c] > probabilities[label] || (probabilities[c] == probabilities[label] && c < label);
+    rank += before ? 1.0 : 0.0;
+  }
+  return rank;
 }
 
 }  // namespace
@@ -82,7 +94,7 @@ PredictionSums::Scores PredictionSums::scores(int draws, int ece_bins, bool keep
   ensure(content_ == Content::scored, "scores of inputs without targets");
   Scores result;
   if (classes_) {
-    result.classes = class_predictions(draws, keep_probabilities, communicator);
+    result.classes = class_predictions(draws, ece_bins, keep_probabilities, communicator);
     result.metrics = classification_metrics(*result.classes, ece_bins);
   } else if (mixtures_) {
     result.regression = regression_predictions(draws, communicator);
@@ -97,9 +109,20 @@ PredictionSums::Scores PredictionSums::scores(int draws, int ece_bins, bool keep
   return result;
 }
 
-ClassPredictions PredictionSums::class_predictions(int draws, bool keep_probabilities,
+ClassPredictions PredictionSums::class_predictions(int draws, int ece_bins, bool keep_probabilities,
                                                    Communicator& communicator) const {
-  enum Column { label, predicted, confidence, log_likelihood, brier, entropy, mutual_information, kColumns };
+  enum Column {
+    label,
+    predicted,
+    confidence,
+    log_likelihood,
+    brier,
+    entropy,
+    mutual_information,
+    label_rank,
+    kColumns
+  };
+  ClasswiseCalibration classwise(classes_->classes(), ece_bins);
   std::vector<double> mine(static_cast<std::size_t>(share_.rows() * kColumns));
   ClassSums::Row sums;
   for (std::int64_t row = 0; row < share_.rows(); ++row) {
@@ -116,6 +139,8 @@ ClassPredictions PredictionSums::class_predictions(int draws, bool keep_probabil
     }
     columns[entropy] = sums.entropy;
     columns[mutual_information] = sums.mutual_information;
+    columns[label_rank] = rank_of(sums.probabilities, static_cast<std::size_t>(target));
+    if (std::isfinite(sums.entropy)) classwise.add(sums.probabilities, static_cast<std::int64_t>(target));
   }
   const auto all = gather(communicator, mine, share_.first_row() * kColumns, share_.examples * kColumns);
 
@@ -134,6 +159,8 @@ ClassPredictions PredictionSums::class_predictions(int draws, bool keep_probabil
   column(brier, result.brier);
   column(entropy, result.entropy);
   column(mutual_information, result.mutual_information);
+  column(label_rank, result.label_rank);
+  result.classwise_ece = classwise.error(communicator);
   check_finite(result.entropy, 1, "the predictive entropy");
   check_finite(result.log_likelihood, 1, "the log likelihood");
   if (keep_probabilities) {

@@ -53,7 +53,8 @@ class PredictionSums {
   void add_targets(const BlockOutputs& outputs, const torch::Tensor& targets);
   std::vector<double> collect(Communicator& communicator, std::int64_t width,
                               const std::function<double(std::int64_t index)>& value) const;
-  ClassPredictions class_predictions(int draws, bool keep_probabilities, Communicator& communicator) const;
+  ClassPredictions class_predictions(int draws, int ece_bins, bool keep_probabilities,
+                                     Communicator& communicator) const;
   RegressionPredictions regression_predictions(int draws, Communicator& communicator) const;
 
   const Likelihood& likelihood_;

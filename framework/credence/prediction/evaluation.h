@@ -68,12 +68,12 @@ struct Evaluation {
   std::optional<GenerativePredictions> generative;
 };
 
-/// Stable names: accuracy, nll, ece, brier, entropy, mutual_information, ood_auroc, rmse, scale, aleatoric_scale,
-/// epistemic_scale, coverage_90, interval_width_90, elbo_per_example, importance_bound, samples, examples; the same at
-/// the posterior mean under "mean"; "depth": {probability, mean, mean_mode, and a list over depths of each metric};
-/// "elbo": {elbo, elbo_standard_error, expected_log_likelihood, kl}; and "checks": [{statistic, column, observed,
-/// replicated_mean, replicated_stddev, tail_probability}].
-/// What is not defined is absent.
+/// Stable names: accuracy, top5_accuracy, nll, ece, adaptive_ece, classwise_ece, aurc, brier, entropy,
+/// mutual_information, ood_auroc, rmse, scale, aleatoric_scale, epistemic_scale, coverage_90, interval_width_90,
+/// elbo_per_example, importance_bound, samples, examples; the same at the posterior mean under "mean"; "depth":
+/// {probability, mean, mean_mode, and a list over depths of each metric}; "elbo": {elbo, elbo_standard_error,
+/// expected_log_likelihood, kl}; and "checks": [{statistic, column, observed, replicated_mean, replicated_stddev,
+/// tail_probability}]. What is not defined is absent.
 nlohmann::json to_json(const Evaluation& evaluation);
 
 }  // namespace credence

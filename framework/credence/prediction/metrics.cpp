@@ -4,16 +4,12 @@
 #include <cmath>
 
 #include "credence/base/errors.h"
+#include "credence/prediction/calibration.h"
 
 namespace credence {
 namespace {
 
 constexpr std::size_t kSumBlock = 1024;
-
-std::size_t bin_of(double confidence, std::size_t bins) {
-  const double upper = std::ceil(confidence * static_cast<double>(bins));
-  return static_cast<std::size_t>(std::clamp(upper, 1.0, static_cast<double>(bins))) - 1;
-}
 
 /// Empty where it is infinite.
 std::optional<double> root_mean_square(std::span<const double> values) {
@@ -25,6 +21,11 @@ std::optional<double> root_mean_square(std::span<const double> values) {
 
 }  // namespace
 
+std::size_t confidence_bin(double confidence, std::size_t bins) {
+  const double upper = std::ceil(confidence * static_cast<double>(bins));
+  return static_cast<std::size_t>(std::clamp(upper, 1.0, static_cast<double>(bins))) - 1;
+}
+
 std::vector<std::pair<std::string, double>> Metrics::defined() const {
   std::vector<std::pair<std::string, double>> result;
   const auto add = [&](const char* name, const std::optional<double>& value) {
@@ -32,7 +33,11 @@ std::vector<std::pair<std::string, double>> Metrics::defined() const {
   };
   add("accuracy", accuracy);
   add("nll", nll);
+  add("top5_accuracy", top5_accuracy);
   add("ece", ece);
+  add("adaptive_ece", adaptive_ece);
+  add("classwise_ece", classwise_ece);
+  add("aurc", aurc);
   add("brier", brier);
   add("entropy", entropy);
   add("mutual_information", mutual_information);
@@ -78,7 +83,7 @@ Reliability reliability(const ClassPredictions& predictions, int bins) {
   Reliability result{std::vector<std::int64_t>(size), std::vector<double>(size), std::vector<double>(size)};
   for (std::int64_t i = 0; i < predictions.size(); ++i) {
     const double confidence = predictions.confidence[static_cast<std::size_t>(i)];
-    const std::size_t bin = bin_of(confidence, size);
+    const std::size_t bin = confidence_bin(confidence, size);
     ++result.count[bin];
     result.confidence[bin] += confidence;
     if (predictions.correct(i)) result.accuracy[bin] += 1.0;
@@ -128,6 +133,14 @@ Metrics classification_metrics(const ClassPredictions& predictions, int bins) {
   metrics.accuracy = static_cast<double>(correct) / static_cast<double>(predictions.size());
   metrics.nll = -ordered_mean(predictions.log_likelihood);
   metrics.ece = expected_calibration_error(reliability(predictions, bins));
+  metrics.adaptive_ece = adaptive_calibration_error(predictions, bins);
+  metrics.classwise_ece = predictions.classwise_ece;
+  metrics.aurc = risk_coverage(predictions).area();
+  if (predictions.classes > 5 && !predictions.label_rank.empty()) {
+    const auto among_five = std::count_if(predictions.label_rank.begin(), predictions.label_rank.end(),
+                                          [](std::int64_t rank) { return rank < 5; });
+    metrics.top5_accuracy = static_cast<double>(among_five) / static_cast<double>(predictions.size());
+  }
   metrics.brier = ordered_mean(predictions.brier);
   metrics.entropy = ordered_mean(predictions.entropy);
   metrics.mutual_information = ordered_mean(predictions.mutual_information);

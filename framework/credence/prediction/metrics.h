@@ -14,7 +14,11 @@ struct Metrics {
   int samples = 0;                           // draws behind each prediction
   std::optional<double> nll;                 // nats per example: -log of the mean likelihood over draws
   std::optional<double> accuracy;            // fraction
+  std::optional<double> top5_accuracy;       // fraction whose label is among the five most probable classes, C > 5
   std::optional<double> ece;                 // fraction: expected calibration error of the top label
+  std::optional<double> adaptive_ece;        // the same in bins of equally many examples
+  std::optional<double> classwise_ece;       // of every class's probability, mean over classes
+  std::optional<double> aurc;                // fraction: selective risk, mean over coverages
   std::optional<double> brier;               // squared error of the probabilities, summed over classes
   std::optional<double> entropy;             // nats, of the mean probabilities: total uncertainty
   std::optional<double> mutual_information;  // nats, of label and weights: what more data could remove
@@ -43,6 +47,8 @@ struct ClassPredictions {
   std::vector<double> brier;               // [N]
   std::vector<double> entropy;             // [N], nats
   std::vector<double> mutual_information;  // [N], nats
+  std::vector<std::int64_t> label_rank;    // [N], how many classes are more probable than the label; or empty
+  std::optional<double> classwise_ece;     // of all examples; their probabilities are not kept
   std::vector<double> probabilities;       // [N, C], or empty where not asked for
 
   std::int64_t size() const { return static_cast<std::int64_t>(labels.size()); }
@@ -75,6 +81,8 @@ double entropy_nats(std::span<const double> probabilities);
 /// Mean in one fixed order: sums of 1,024 values, then their sum.
 double ordered_mean(std::span<const double> values);
 
+/// The bin of a probability, as in Reliability.
+std::size_t confidence_bin(double confidence, std::size_t bins);
 Reliability reliability(const ClassPredictions& predictions, int bins);
 /// Weighted mean over bins of |accuracy - confidence| (Naeini et al. 2015; Guo et al. 2017, sec. 2).
 double expected_calibration_error(const Reliability& reliability);

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "credence/base/hdf5.h"
+#include "credence/prediction/calibration.h"
 
 namespace credence {
 namespace {
@@ -85,6 +86,8 @@ void write_classes(NewFile& file, const ClassPredictions& classes) {
   file.dataset("predicted", classes.predicted);
   file.dataset("correct", correct);
   file.dataset("confidence", classes.confidence);
+  if (!classes.label_rank.empty()) file.dataset("label_rank", classes.label_rank);
+  file.dataset("risk", risk_coverage(classes).risk);
   file.dataset("log_likelihood", classes.log_likelihood);
   file.dataset("brier", classes.brier);
   file.dataset("entropy", classes.entropy);

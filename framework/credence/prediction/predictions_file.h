@@ -12,6 +12,8 @@ namespace credence {
 ///
 ///     attributes of /, /mean and /elbo   numbers as in to_json; of / also classes and class_names (one a line)
 ///     /labels /predicted /correct /confidence /log_likelihood /brier /entropy /mutual_information   [N]
+///     /label_rank                        [N]; see ClassPredictions
+///     /risk                              [N]; see RiskCoverage
 ///     /probabilities                     [N, C], where kept
 ///     /reliability/{count,confidence,accuracy}   [bins]
 ///     /inputs/{most_sure,least_sure}/{index,pixels}   the 16 images of least and of most entropy, [16, C, H, W] as

@@ -32,6 +32,17 @@ def classification(rng):
         accuracy = np.nan_to_num(stats.binned_statistic(confidence, predicted == labels, "mean", BINS, (0, 1)).statistic)
     entropy = stats.entropy(p, axis=1)
     mutual_information = entropy - stats.entropy(special.softmax(logits, axis=2), axis=2).mean(axis=0)
+    right = predicted == labels
+    by_confidence = np.argsort(confidence, kind="stable")
+    adaptive = sum(abs((right[part].astype(float) - confidence[part]).sum())
+                   for part in (by_confidence[b * EXAMPLES // BINS:(b + 1) * EXAMPLES // BINS] for b in range(BINS)))
+    classwise = 0.0
+    for c in range(CLASSES):
+        true, count = (stats.binned_statistic(p[:, c], values, "sum", BINS, (0, 1)).statistic
+                       for values in (labels == c, p[:, c]))
+        classwise += np.abs(true - count).sum() / EXAMPLES / CLASSES
+    assert len(set(confidence)) == EXAMPLES
+    risk = np.cumsum(~right[by_confidence[::-1]]) / np.arange(1, EXAMPLES + 1)
     return {
         "draws": DRAWS, "examples": EXAMPLES, "classes": CLASSES, "bins": BINS,
         "labels": labels.tolist(), "logits": logits.tolist(),
@@ -39,10 +50,15 @@ def classification(rng):
             "accuracy": metrics.accuracy_score(labels, predicted),
             "nll": -log_likelihood.mean(),
             "ece": np.sum(counts * np.abs(accuracy - mean_confidence)) / EXAMPLES,
+            "adaptive_ece": adaptive / EXAMPLES,
+            "classwise_ece": classwise,
+            "aurc": risk.mean(),
             "brier": metrics.brier_score_loss(labels, p, labels=np.arange(CLASSES), scale_by_half=False),
             "entropy": entropy.mean(),
             "mutual_information": mutual_information.mean(),
         },
+        "risk": risk.tolist(),
+        "top2_accuracy": metrics.top_k_accuracy_score(labels, p, k=2, labels=np.arange(CLASSES)),
         "log_likelihood": log_likelihood.tolist(),
         "mutual_information": mutual_information.tolist(),
         "reliability": {"count": counts.astype(int).tolist(), "confidence": mean_confidence.tolist(),

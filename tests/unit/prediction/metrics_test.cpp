@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "credence/base/errors.h"
+#include "credence/communication/factory.h"
+#include "credence/prediction/calibration.h"
 #include "credence/prediction/running_sums.h"
 #include "credence/prediction/statistics.h"
 
@@ -114,6 +116,43 @@ TEST(Reliability, BinsAreOpenBelowAndTheOutermostHoldTheBorders) {
   EXPECT_THAT(bins.confidence, ElementsAre(0.0, 0.5, DoubleNear(0.6250005, 1e-15), 1.0));
   // (1 |1 - 0| + 1 |1 - 0.5| + 2 |0 - 0.6250005| + 1 |1 - 1|) / 5
   EXPECT_NEAR(expected_calibration_error(bins), (1.0 + 0.5 + 1.250001) / 5.0, 1e-15);
+}
+
+TEST(RiskCoverage, AnswersTheSurestFirstAndTiesTogether) {
+  // By confidence: right, {wrong, right}, wrong.
+  const RiskCoverage curve = risk_coverage(with_confidences({0.7, 0.9, 0.5, 0.7}, {1, 0, 1, 0}));
+  EXPECT_THAT(curve.risk, ElementsAre(0.0, 0.25, DoubleNear(1.0 / 3.0, 1e-15), 0.5));
+  EXPECT_DOUBLE_EQ(curve.area(), (0.25 + 1.0 / 3.0 + 0.5) / 4.0);
+  EXPECT_EQ(curve.at(0.25), 0.0);
+  EXPECT_EQ(curve.at(0.26), 0.25);
+  EXPECT_EQ(curve.at(1.0), 0.5);
+}
+
+TEST(AdaptiveCalibration, HasBinsOfEquallyManyExamples) {
+  const ClassPredictions predictions = with_confidences({0.9, 0.6, 0.8, 0.7}, {0, 1, 1, 0});
+  // {0.6 wrong, 0.7 right}, {0.8 wrong, 0.9 right}
+  EXPECT_NEAR(adaptive_calibration_error(predictions, 2), (0.3 + 0.7) / 4.0, 1e-15);
+  // More bins than examples: one each, and empty ones.
+  EXPECT_NEAR(adaptive_calibration_error(predictions, 9), (0.6 + 0.3 + 0.8 + 0.1) / 4.0, 1e-15);
+}
+
+TEST(ClasswiseCalibration, IsOfEveryClass) {
+  const auto self = make_self_communicator();
+  ClasswiseCalibration calibration(3, 2);
+  calibration.add(std::vector{0.75, 0.25, 0.0}, 0);
+  calibration.add(std::vector{0.75, 0.125, 0.125}, 1);
+  // Class 0: one bin, |1 - 1.5|; class 1: |1 - 0.375|; class 2: |0 - 0.125|; over 2 examples and 3 classes.
+  EXPECT_DOUBLE_EQ(calibration.error(*self), (0.5 + 0.625 + 0.125) / 2.0 / 3.0);
+}
+
+TEST(TopFive, CountsLabelsAmongTheFiveMostProbable) {
+  ClassPredictions predictions = with_confidences({0.3, 0.3, 0.3}, {0, 1, 5});
+  predictions.log_likelihood = predictions.brier = predictions.entropy =
+      predictions.mutual_information = {0.0, 0.0, 0.0};
+  predictions.label_rank = {0, 4, 5};
+  EXPECT_FALSE(classification_metrics(predictions, 5).top5_accuracy.has_value());
+  predictions.classes = 6;
+  EXPECT_DOUBLE_EQ(classification_metrics(predictions, 5).top5_accuracy.value(), 2.0 / 3.0);
 }
 
 TEST(Entropy, IsThatOfTheDistribution) {
