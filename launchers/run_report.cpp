@@ -55,6 +55,9 @@ void log_start_table(const StartFigures& figures, Communicator& control) {
   if (values.text("augment") != "none") {
     log_info("augment    {}: another likelihood than that of the data as they are", values.text("augment"));
   }
+  if (const std::string altered = describe_alteration(figures.model.likelihood); !altered.empty()) {
+    log_info("likelihood {}: another than that of the data as they are, so no ELBO", altered);
+  }
   if (figures.start.resumed) log_info("resumed    at step {}", figures.first_step);
 }
 

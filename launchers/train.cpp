@@ -74,6 +74,9 @@ std::optional<LaplaceOptions> laplace_of(const OptionValues& values, const Model
 
 std::string bound_of(const Model& model, const Augmentation& augmentation) {
   if (augmentation.enabled()) return "none: augmentation is another likelihood than that of the data";
+  if (const std::string altered = describe_alteration(model.likelihood); !altered.empty()) {
+    return fmt::format("none: {} is another likelihood than that of the data", altered);
+  }
   const std::string bound = describe_bound(model.posterior->plan());
   if (!is_generative(model.likelihood)) return bound;
   return bound + "; an example's log likelihood is its own bound over its latent variables";
@@ -137,7 +140,7 @@ int run_train(const CommandContext& context) {
       .kl_weight = start.values.number("kl-weight"),
       .temperature = start.values.number("temperature"),
       .warmup_steps = std::llround(start.values.number("kl-warmup") * static_cast<double>(total_steps)),
-      .is_bound = !augmentation.enabled()};
+      .is_bound = !augmentation.enabled() && describe_alteration(model.likelihood).empty()};
   Optimizer optimizer(*model.posterior, optimizer_options(start.values, objective));
   const RunIdentity identity{.config = to_ini(start.values, false),
                              .seed = static_cast<std::uint64_t>(start.values.integer("seed")),

@@ -6,6 +6,9 @@ import signal
 import time
 import unittest
 
+import h5py
+import numpy as np
+
 from support import MOONS, RunTest, checkpoints, children, finish, run, start, wait_until
 
 FASHION = "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"
@@ -49,6 +52,14 @@ class WorldSize(RunTest):
 
     def test_lars(self):
         self.check(*MOONS, "--optimizer", "lars", "--kl-warmup", "0.5")
+
+    def test_mixup_and_label_smoothing(self):
+        self.check("--data", "moons", "--network", "mlp:5,5", "--batch", 64, "--likelihood",
+                   "categorical:smoothing=0.1,mixup=0.4", steps=20)
+        with h5py.File(last(self.folder / "2")) as file:
+            self.assertIn("label smoothing and mixup", file.attrs["bound"])
+            self.assertTrue(np.isnan(file["history/elbo"][()]).all())
+            self.assertTrue(np.isfinite(file["history/objective"][()]).all())
 
     def test_batch_norm_and_augmentation(self):
         self.assertTrue(os.path.exists(FASHION), "the package dataset-fashion-mnist is missing")

@@ -18,7 +18,8 @@ enum class Purpose : std::uint8_t {
   structure = 8,       // masks and factors of a posterior's draw; of one in evaluation too, told apart by step
   signs = 9,           // of Flipout, per example and layer
   activations = 10,    // eps of local reparameterisation, per example and layer
-  corruption = 11      // noise on the pixels of shifted data
+  corruption = 11,     // noise on the pixels of shifted data
+  mixing = 12          // how much of another example mixup adds
 };
 
 using Counter = std::array<std::uint32_t, 4>;

@@ -80,7 +80,9 @@ torch::Tensor vae_of_type(const torch::Tensor& targets, const torch::Tensor& out
 torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const torch::Tensor& outputs,
                                            const torch::Tensor& targets) {
   return std::visit(
-      Overloaded{[&](const CategoricalLikelihood&) { return torch::cross_entropy_loss(outputs, targets); },
+      Overloaded{[&](const CategoricalLikelihood& l) {
+                   return torch::cross_entropy_loss(outputs, targets, {}, at::Reduction::Mean, -100, l.smoothing);
+                 },
                  [&](const BernoulliLikelihood& l) {
                    return torch::binary_cross_entropy_with_logits(outputs, targets) * static_cast<double>(l.columns);
                  },
@@ -148,7 +150,7 @@ std::int64_t count_correct(const Likelihood& likelihood, const torch::Tensor& ou
     return count_correct(*depth->inner, outputs_at_mode(*depth, outputs), targets);
   }
   const torch::Tensor hits = std::holds_alternative<CategoricalLikelihood>(likelihood)
-                                 ? outputs.argmax(1).eq(targets)
+                                 ? outputs.argmax(1).eq(targets.dim() == 2 ? targets.argmax(1) : targets)
                                  : outputs.gt(0).eq(targets.gt(0.5));
   return hits.sum().item<std::int64_t>();
 }

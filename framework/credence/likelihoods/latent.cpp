@@ -79,6 +79,9 @@ Likelihood likelihood_of(const Likelihood& likelihood, const torch::nn::Module& 
           "the likelihoods vae-bernoulli, vae-categorical and vae-gaussian are for --network vae:LATENT");
   const auto* depth = dynamic_cast<const AdaptiveDepthImpl*>(&module);
   if (depth == nullptr) return likelihood;
+  require(describe_alteration(likelihood).empty(),
+          "the network adaptive-depth weighs the likelihoods of its depths, which {} would change; use categorical",
+          describe_alteration(likelihood));
   return DepthLikelihood{std::make_shared<const Likelihood>(likelihood), depth->depths()};
 }
 

@@ -44,10 +44,22 @@ double parse_positive(const std::string& text, std::string_view what) {
 }
 
 Likelihood parse_categorical(const Spec& spec, const ExampleSpec& examples) {
-  require_no_arguments(spec);
   require(examples.classes >= 2,
           "the likelihood categorical needs class labels, and these data have real targets; use gaussian:STDDEV");
-  return CategoricalLikelihood{examples.classes};
+  CategoricalLikelihood likelihood{.classes = examples.classes};
+  for (const std::string& part : split(spec.arguments, ',')) {
+    const std::string name = part.substr(0, part.find('='));
+    const std::vector<std::string> known = {"smoothing", "mixup"};
+    if (std::find(known.begin(), known.end(), name) == known.end())
+      refuse_unknown("argument of categorical", name, known);
+    require(name.size() < part.size(), "categorical:{} lacks a value, as in categorical:smoothing=0.1,mixup=0.2", part);
+    const double value = parse_number(part.substr(name.size() + 1), name);
+    const bool smooths = name == known[0];
+    require(value >= 0.0 && (smooths ? value < 1.0 : value <= 1.0), "categorical:{}: {}", part,
+            smooths ? "smoothing is from 0 to below 1" : "mixup's alpha is from 0 (none) to 1");
+    (smooths ? likelihood.smoothing : likelihood.mixup) = value;
+  }
+  return likelihood;
 }
 
 Likelihood parse_bernoulli(const Spec& spec, const ExampleSpec& examples) {

@@ -9,12 +9,16 @@
 #include <vector>
 
 #include "credence/data/data_source.h"
+#include "credence/kernels/noise.h"
 
 namespace credence {
 
-/// log softmax over classes; targets are labels [B].
+/// log softmax over classes; targets are labels [B], or class probabilities [B, C] of mixed examples. The last two make
+/// of it, while training, another likelihood than that of the data.
 struct CategoricalLikelihood {
   std::int64_t classes = 0;
+  double smoothing = 0.0;  // of labels: so much of each goes to all classes alike (Szegedy et al. 2016, sec. 7)
+  double mixup = 0.0;      // alpha; see mix_examples()
 };
 /// Independent logits; targets [B, D] in {0, 1}. Labels of two classes are one column.
 struct BernoulliLikelihood {
@@ -65,8 +69,9 @@ struct DepthLikelihood {
   std::int64_t depths = 1;  // L
 };
 
-/// categorical | bernoulli | gaussian:STDDEV | gaussian:learned | heteroscedastic | poisson | student-t[:DOF[,SCALE]] |
-/// vae-bernoulli | vae-categorical[:LEVELS] | vae-gaussian[:STDDEV]. UserError where it does not fit the examples.
+/// categorical[:smoothing=E][,mixup=ALPHA] | bernoulli | gaussian:STDDEV | gaussian:learned | heteroscedastic | poisson
+/// | student-t[:DOF[,SCALE]] | vae-bernoulli | vae-categorical[:LEVELS] | vae-gaussian[:STDDEV]. UserError where it
+/// does not fit the examples.
 Likelihood parse_likelihood(const std::string& spec, const ExampleSpec& examples);
 
 /// Values that the module must give per example; one with latent variables adds what tells of these.
@@ -91,6 +96,13 @@ struct Examples {
 /// Copies: the batch may change afterwards.
 Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihood& likelihood, torch::Dtype dtype,
                     torch::Device device);
+
+/// mixup (Zhang et al. 2018): every example becomes lambda times itself plus (1 - lambda) times another of the batch,
+/// the one as far from its end as this from its begin, inputs and targets alike; one lambda ~ Beta(alpha, alpha) a
+/// batch, a function of the stream. Nothing happens where the likelihood does not ask for it.
+void mix_examples(const Likelihood& likelihood, const kernels::NoiseStream& stream, Examples& examples);
+/// How training's likelihood differs from that of the data: "label smoothing", "mixup", both, or empty.
+std::string describe_alteration(const Likelihood& likelihood);
 
 /// Mean over the batch of -log p(target | outputs), nats per example (summed over an example's columns). Scalar [].
 torch::Tensor mean_negative_log_likelihood(const Likelihood& likelihood, const torch::Tensor& outputs,

@@ -28,7 +28,8 @@ constexpr std::array kOptions = {
     OptionInfo{"norm", "", identity, false,
                "batch | group | frn | none: normalisation layers of a residual network; default: batch"},
     OptionInfo{"likelihood", "", identity, false,
-               "categorical | bernoulli | gaussian:STDDEV | gaussian:learned | heteroscedastic | poisson | "
+               "categorical[:smoothing=E][,mixup=ALPHA] | bernoulli | gaussian:STDDEV | gaussian:learned | "
+               "heteroscedastic | poisson | "
                "student-t[:DOF[,SCALE]] | vae-bernoulli | vae-categorical[:LEVELS] | vae-gaussian[:STDDEV]; default: "
                "categorical for labels, gaussian:1 for real targets"},
     OptionInfo{

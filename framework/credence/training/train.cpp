@@ -170,11 +170,18 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
 
     const Objective::Weights weights = options.objective.weights(state.step);
     const auto examples_in_all = static_cast<double>(options.objective.dataset_size);
+    kernels::NoiseStream mixing{.seed = identity.seed,
+                                .purpose = kernels::Purpose::mixing,
+                                .step = static_cast<std::uint32_t>(state.step),
+                                .shard = static_cast<std::uint32_t>(parts.estimator.first_shard())};
     const StepTotals totals = parts.estimator.run(
         state.step,
         [&] {
-          return to_tensors(parts.loader.next(), parts.source.spec(), parts.likelihood, state.network.dtype(),
-                            state.network.device());
+          Examples examples = to_tensors(parts.loader.next(), parts.source.spec(), parts.likelihood,
+                                         state.network.dtype(), state.network.device());
+          mix_examples(parts.likelihood, mixing, examples);
+          ++mixing.shard;
+          return examples;
         },
         flags, weights.cross_entropy / examples_in_all);
     if (totals.flags[kSavesFailed] > 0.0) saver.give_up();
