@@ -71,7 +71,7 @@ double timeout_of(const OptionValues& values) {
 
 torch::Dtype precision_of(const OptionValues& values) {
   const std::string precision = values.text("precision");
-  const std::vector<std::string> known = {"float32", "float64"};
+  const std::vector<std::string> known = {"float32", "float64", "bf16"};
   if (std::find(known.begin(), known.end(), precision) == known.end()) refuse_unknown("precision", precision, known);
   return precision == "float64" ? torch::kFloat64 : torch::kFloat32;
 }
@@ -165,9 +165,12 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
   model.likelihood = parse_likelihood(values.text("likelihood"), examples);
   const auto seed = static_cast<std::uint64_t>(values.integer("seed"));
   const auto make_network = [&](std::uint64_t network_seed) {
-    return std::make_unique<Network>(build_module(NetworkChoice{values.text("network"), values.text("norm")}, examples,
-                                                  output_size(model.likelihood), network_seed),
-                                     precision_of(values), machine.device, initial_raw_scales(model.likelihood));
+    auto network =
+        std::make_unique<Network>(build_module(NetworkChoice{values.text("network"), values.text("norm")}, examples,
+                                               output_size(model.likelihood), network_seed),
+                                  precision_of(values), machine.device, initial_raw_scales(model.likelihood));
+    if (values.text("precision") == "bf16") network->compute_in_bfloat16();
+    return network;
   };
   model.network = make_network(seed);
   model.likelihood = likelihood_of(model.likelihood, model.network->module());

@@ -53,6 +53,9 @@ class WorldSize(RunTest):
     def test_lars(self):
         self.check(*MOONS, "--optimizer", "lars", "--kl-warmup", "0.5")
 
+    def test_products_in_bfloat16(self):
+        self.check(*MOONS, "--precision", "bf16", "--noise", "shard", steps=20)
+
     def test_mixup_and_label_smoothing(self):
         self.check("--data", "moons", "--network", "mlp:5,5", "--batch", 64, "--likelihood",
                    "categorical:smoothing=0.1,mixup=0.4", steps=20)

@@ -1,9 +1,11 @@
 #include "credence/networks/network.h"
 
+#include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -51,6 +53,31 @@ std::int64_t fan_in_of(const torch::Tensor& weight) {
   if (weight.dim() < 2) return std::max<std::int64_t>(weight.numel(), 1);
   return std::max<std::int64_t>(weight.numel() / weight.size(0), 1);
 }
+
+/// Autocast to bfloat16 for as long as it lives. Casts of parameters are kept no longer: the next draw writes others.
+class Autocast {
+ public:
+  explicit Autocast(c10::DeviceType device)
+      : device_(device),
+        was_enabled_(at::autocast::is_autocast_enabled(device)),
+        dtype_before_(at::autocast::get_autocast_dtype(device)) {
+    at::autocast::set_autocast_enabled(device_, true);
+    at::autocast::set_autocast_dtype(device_, torch::kBFloat16);
+    at::autocast::increment_nesting();
+  }
+  ~Autocast() {
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    at::autocast::set_autocast_dtype(device_, dtype_before_);
+    at::autocast::set_autocast_enabled(device_, was_enabled_);
+  }
+  Autocast(const Autocast&) = delete;
+  Autocast& operator=(const Autocast&) = delete;
+
+ private:
+  c10::DeviceType device_;
+  bool was_enabled_;
+  at::ScalarType dtype_before_;
+};
 
 /// Module::to(device, dtype) would turn counters into floating point too.
 void convert(torch::nn::Module& module, torch::Dtype dtype, torch::Device device) {
@@ -107,8 +134,19 @@ torch::Tensor Network::forward(const torch::Tensor& inputs) {
   return base_.defined() ? forward_linearized(inputs) : forward_bound(inputs);
 }
 
+void Network::compute_in_bfloat16() {
+  require(dtype_ == torch::kFloat32, "bfloat16 products are for networks in float32, not float64");
+  require(dynamic_cast<const LatentModel*>(module_.ptr().get()) == nullptr,
+          "--precision bf16 is not for networks with latent variables, whose densities need more digits; use float32");
+  bfloat16_ = true;
+}
+
 torch::Tensor Network::forward_bound(const torch::Tensor& inputs) {
+  std::optional<Autocast> autocast;
+  if (bfloat16_) autocast.emplace(device_.type());
   torch::Tensor outputs = module_.forward(inputs);
+  autocast.reset();
+  outputs = outputs.to(dtype_);
   if (!likelihood_parameter_.defined()) return outputs;
   return torch::cat({outputs, likelihood_parameter_.expand({outputs.size(0), -1})}, 1);
 }

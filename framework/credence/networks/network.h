@@ -39,6 +39,11 @@ class Network {
   torch::Dtype dtype() const noexcept { return dtype_; }
   torch::Device device() const noexcept { return device_; }
 
+  /// Products of matrices and convolutions in bfloat16 from now on, their inputs rounded before; parameters, gradients,
+  /// buffers and outputs stay float32 (mixed precision as by LibTorch's autocast). Not where forward() is linearised.
+  /// UserError for a network in float64, or one with latent variables.
+  void compute_in_bfloat16();
+
   /// The parameters by slot, autograd leaves.
   const std::vector<torch::Tensor>& parameters() const noexcept { return parameters_; }
   /// A new arena [layout().elements] with the parameters' present values, padding zero.
@@ -84,6 +89,7 @@ class Network {
   mutable torch::nn::AnyModule module_;
   torch::Dtype dtype_;
   torch::Device device_;
+  bool bfloat16_ = false;
   torch::Tensor likelihood_parameter_;  // [D]; undefined without
   Layout layout_;
   std::vector<torch::Tensor> parameters_;  // in layout order

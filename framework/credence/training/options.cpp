@@ -79,7 +79,8 @@ constexpr std::array kOptions = {
     OptionInfo{"shards", "", identity, false,
                "equal parts of the batch, which name data and noise; default: the number of ranks at the first start"},
     OptionInfo{"seed", "0", identity, false, "everything random follows from it"},
-    OptionInfo{"precision", "float32", identity, false, "float32 | float64"},
+    OptionInfo{"precision", "float32", identity, false,
+               "float32 | float64 | bf16: products and convolutions in bfloat16, all else in float32"},
     OptionInfo{
         "reduction", "", identity, false,
         "tree | fast: fixed order (same bits on any number of ranks) or the library's; default: tree over MPI, fast "

@@ -1,6 +1,7 @@
 // Binding a user's module to an arena, and what the zoo's networks are made of.
 #include "credence/networks/network.h"
 
+#include <ATen/autocast_mode.h>
 #include <gmock/gmock.h>
 
 #include <cmath>
@@ -399,6 +400,36 @@ TEST(Zoo, BadSpecsAreRefused) {
       EXPECT_THROW(build_module(spec, spec_of(shape), 10, 1), UserError) << spec;
     }
   }
+}
+
+TEST(Bfloat16, RoundsProductsAndLeavesEverythingElseInFloat32) {
+  torch::manual_seed(1);
+  Network network(build_module("mlp:32,tanh", spec_of({64}), 4, 1));
+  torch::Tensor arena = network.values();
+  network.bind(arena);
+  const torch::Tensor inputs = torch::randn({16, 64});
+  const torch::Tensor exact = network.forward(inputs).detach();
+  network.compute_in_bfloat16();
+  std::vector<torch::Tensor> gradients;
+  network.set_gradient_sink([&](int, torch::Tensor gradient) { gradients.push_back(std::move(gradient)); });
+  const torch::Tensor rounded = network.forward(inputs);
+  rounded.square().sum().backward();
+  EXPECT_EQ(rounded.scalar_type(), torch::kFloat32);
+  ASSERT_EQ(gradients.size(), 4U);
+  for (const torch::Tensor& gradient : gradients) EXPECT_EQ(gradient.scalar_type(), torch::kFloat32);
+  // Outputs of order one from sums of 64 and 32 terms whose factors have 8 bits, half of 2^-8 of error each.
+  const double error = (rounded - exact).abs().max().item<double>();
+  EXPECT_GT(error, 1e-6);
+  EXPECT_LT(error, 4 * 0x1p-8);
+  // Every draw is new: no cast of a parameter may outlive its pass.
+  arena.mul_(2.0);
+  EXPECT_GT((network.forward(inputs) - rounded).abs().max().item<double>(), 0.1);
+  EXPECT_FALSE(at::autocast::is_autocast_enabled(torch::kCPU));
+}
+
+TEST(Bfloat16, IsNotForFloat64) {
+  Network network(torch::nn::AnyModule(torch::nn::Linear(2, 1)), torch::kFloat64);
+  EXPECT_THAT([&] { network.compute_in_bfloat16(); }, ThrowsMessage<UserError>(HasSubstr("float64")));
 }
 
 }  // namespace
