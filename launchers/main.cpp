@@ -28,6 +28,7 @@ const std::map<std::string, Command>& commands() {
       {"predict", {run_predict, "class probabilities or numbers for inputs, with their uncertainty"}},
       {"export", {run_export, "draws of the posterior for ArviZ, or means and scales as safetensors"}},
       {"inspect", {run_inspect, "what a checkpoint holds, and whether it is sound"}},
+      {"plan", {run_plan, "what a run will need: memory, bytes on the network, size of a checkpoint"}},
       {"doctor", {run_doctor, "what works on this machine and what does not"}}};
   return table;
 }

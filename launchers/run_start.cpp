@@ -120,4 +120,15 @@ void require_space(const RunState& state, const RunIdentity& identity, const fs:
       directory.string(), static_cast<double>(space.available) / 1e6, 2e-6 * static_cast<double>(bytes)));
 }
 
+std::int64_t planned_steps(const OptionValues& values, const SamplingPlan& plan) {
+  if (const std::string steps = values.text("steps"); !steps.empty()) {
+    const std::int64_t count = parse_integer(steps, "--steps");
+    require(count >= 1, "--steps must be at least 1, not {}", steps);
+    return count;
+  }
+  const double epochs = values.number("epochs");
+  require(epochs > 0.0 && epochs < 1e9, "--epochs must be positive, not {}", epochs);
+  return plan.steps(epochs);
+}
+
 }  // namespace credence

@@ -7,6 +7,7 @@
 #include "credence/checkpoint/checkpoint.h"
 #include "credence/checkpoint/run_directory.h"
 #include "credence/communication/factory.h"
+#include "credence/data/sampling.h"
 #include "credence/training/options.h"
 #include "credence/training/run_state.h"
 
@@ -27,6 +28,9 @@ void require_same_options(const CommandLine& line, Communicator& control);
 /// Takes the directory and decides whether this is a new run. Collective: every rank ends with the same values or
 /// throws the same error.
 Start begin_run(const CommandLine& line, MpiSession& session, Communicator& control);
+
+/// What --epochs or --steps ask for.
+std::int64_t planned_steps(const OptionValues& values, const SamplingPlan& plan);
 
 /// StorageError unless two checkpoints fit, the one before being kept until the next is whole: better known now than
 /// after hours.

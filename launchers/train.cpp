@@ -10,6 +10,7 @@
 #include "credence/base/text.h"
 #include "credence/estimators/curvature.h"
 #include "credence/networks/hierarchical_groups.h"
+#include "memory.h"
 #include "progress.h"
 #include "run_report.h"
 #include "run_start.h"
@@ -26,17 +27,6 @@ const std::vector<CommandOption>& train_extras() {
       {"json", "one JSON object about the run as last line of stdout", true},
       {"help", "this text", true}};
   return extras;
-}
-
-std::int64_t planned_steps(const OptionValues& values, const SamplingPlan& plan) {
-  if (const std::string steps = values.text("steps"); !steps.empty()) {
-    const std::int64_t count = parse_integer(steps, "--steps");
-    require(count >= 1, "--steps must be at least 1, not {}", steps);
-    return count;
-  }
-  const double epochs = values.number("epochs");
-  require(epochs > 0.0 && epochs < 1e9, "--epochs must be positive, not {}", epochs);
-  return plan.steps(epochs);
 }
 
 bool any_family(const Model& model, Family::Kind kind) {
@@ -211,7 +201,10 @@ int run_train(const CommandContext& context) {
   }
   const Traffic& traffic = communicator->traffic();
   return conclude(context, line, state, outcome, start.directory,
-                  {{"bytes_sent", traffic.bytes_sent}, {"shards_per_rank", estimator->local_shards()}});
+                  {{"bytes_sent", traffic.bytes_sent},
+                   {"shards_per_rank", estimator->local_shards()},
+                   {"peak_memory_bytes", peak_resident_bytes()},
+                   {"peak_device_bytes", peak_device_bytes(machine.device)}});
 }
 
 }  // namespace credence

@@ -35,6 +35,23 @@ class Commands(RunTest):
         with h5py.File(self.folder / "predictions-1.h5") as predictions:
             self.assertEqual(predictions["surface/probability"].shape, (100, 100))
 
+    def test_plan_tells_what_a_run_takes(self):
+        for ranks, options in ((1, ("--network", "resnet20", "--batch", 128)),
+                               (1, ("--network", "mlp:1200,1200", "--batch", 128, "--posterior", "point")),
+                               (2, ("--network", "lenet5", "--batch", 128, "--shards", 4, "--noise", "shard"))):
+            with self.subTest(options=options):
+                steps = ("--steps", 25, "--threads", 1)
+                plan = self.succeed("plan", *options, *steps, "--ranks", ranks, "--json").json
+                result = self.succeed("train", *options, *steps, "--json", "--progress", "none", "--overwrite", "--out",
+                                      self.folder, ranks=ranks).json
+                measured = result["peak_memory_bytes"]
+                self.assertLess(abs(plan["memory_bytes_of_rank_0"] - measured), 0.1 * measured)
+                sent = result["bytes_sent"] / 25  # padding and a few scalars apart
+                self.assertLessEqual(abs(plan["bytes_sent_per_step"] - sent), 0.02 * sent)
+                size = os.path.getsize(checkpoints(self.folder)[-1])
+                self.assertLess(abs(plan["checkpoint_bytes"] - size), 0.05 * size)
+                self.assertEqual(plan["steps"], 25)
+
     def test_checkpoint_as_h5py_sees_it(self):
         self.succeed("train", *MOONS, "--steps", 30, "--progress", "none", "--out", self.folder, ranks=2)
         with h5py.File(checkpoints(self.folder)[-1]) as file:

@@ -97,10 +97,14 @@ void BucketReducer::launch_complete_buckets() {
     const std::optional<Buffer>& elsewhere = elsewhere_[next_bucket_];
     const Bucket& bucket = buckets_[next_bucket_++];
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
+      if (i == 0 && elsewhere) {
+        in_flight_.push_back(communicator_.all_reduce(*elsewhere, Reduction::sum));
+        continue;
+      }
       Buffer part = arrays_[i];
       part.data = static_cast<std::byte*>(part.data) + static_cast<std::size_t>(bucket.begin) * size_of(part.dtype);
       part.count = bucket.end - bucket.begin;
-      in_flight_.push_back(communicator_.all_reduce(i == 0 && elsewhere ? *elsewhere : part, Reduction::sum));
+      in_flight_.push_back(communicator_.all_reduce(part, Reduction::sum));
     }
   }
 }

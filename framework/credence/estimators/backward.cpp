@@ -74,7 +74,10 @@ void BackwardEstimator::end_pass() {
 void BackwardEstimator::begin_step() {
   sums_.begin_step();
   if (!reducer_) return;
-  std::vector<Buffer> arrays = {buffer_of(sums_.sum())};
+  // Where no slot needs the arena, the buckets' places in it are all that counts.
+  Buffer arena = buffer_of(parts().posterior.mean());
+  arena.data = sums_.sum().defined() ? sums_.sum().data_ptr() : nullptr;
+  std::vector<Buffer> arrays = {arena};
   if (sums_.scaled_sum().defined()) arrays.push_back(buffer_of(sums_.scaled_sum()));
   reducer_->arm(arrays);
 }

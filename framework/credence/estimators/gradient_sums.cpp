@@ -37,8 +37,7 @@ GradientSums::GradientSums(Posterior& posterior, const Options& options) : poste
   seen_scale_.resize(posterior.segments().size());
   in_place_.resize(posterior.segments().size());
   const std::vector<bool>& stay = options_.in_place;
-  const bool none = !stay.empty() && std::find(stay.begin(), stay.end(), false) == stay.end();
-  if (none && posterior.mean().is_cuda()) return;
+  if (!stay.empty() && std::find(stay.begin(), stay.end(), false) == stay.end()) return;
   const int depth = std::bit_width(static_cast<unsigned>(options_.local_shards));
   for (int level = 0; level < depth; ++level) {
     levels_.push_back(

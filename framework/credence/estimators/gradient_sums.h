@@ -38,8 +38,9 @@ class GradientSums {
   int end_pass();
 
   /// The sum over the arena and, with two sums, that of eps * gradient: what crosses the network.
-  const torch::Tensor& sum() const { return levels_.front().sum; }
-  const torch::Tensor& scaled_sum() const { return levels_.front().scaled; }
+  /// Undefined where every slot stays where backward put it, and where there is one sum only.
+  torch::Tensor sum() const { return levels_.empty() ? torch::Tensor() : levels_.front().sum; }
+  torch::Tensor scaled_sum() const { return levels_.empty() ? torch::Tensor() : levels_.front().scaled; }
   /// The result for the update kernel, after the last pass (and after any reduction of sum() and scaled_sum()).
   GradientSum result() const;
 

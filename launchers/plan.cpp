@@ -1,0 +1,223 @@
+// What a run will need, before anything is started.
+#include <c10/util/ThreadLocalDebugInfo.h>
+#include <malloc.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "assembly.h"
+#include "command_line.h"
+#include "commands.h"
+#include "credence/base/text.h"
+#include "credence/data/loader.h"
+#include "credence/data/sampling.h"
+#include "credence/training/run_state.h"
+#include "memory.h"
+#include "run_start.h"
+
+namespace credence {
+namespace {
+
+const std::vector<CommandOption>& plan_extras() {
+  static const std::vector<CommandOption> extras = {{"ranks", "how many ranks the run will have (default 1)"},
+                                                    {"config", "file with 'name = value' lines; the command line wins"},
+                                                    {"json", "the plan as one JSON object, last line of stdout", true},
+                                                    {"help", "this text", true}};
+  return extras;
+}
+
+/// Examples of a shard in the first trial step.
+constexpr std::int64_t kTrialExamples = 4;
+/// Steps of a trial: where memory is given back and asked for again, the heap grows in the first few.
+constexpr int kTrialSteps = 3;
+/// HDF5's own bytes for one array with its digest, about, and for the rest of a file.
+constexpr std::int64_t kStructureBytesPerArray = 700;
+constexpr std::int64_t kStructureBytes = 8192;
+
+/// What steps take beyond the model, measured with so many examples a shard.
+struct Trial {
+  std::int64_t peak = 0;          // of tensors, bytes
+  std::int64_t kept = 0;          // after the step: sums of gradients
+  std::int64_t extrapolated = 0;  // what more examples would take
+  bool two_sums = false;
+};
+
+/// Some steps of this rank's shards on the data's first examples, without other ranks.
+Trial try_step(const OptionValues& values, const Machine& machine, Model& model, const DataSource& source,
+               std::int64_t examples) {
+  std::vector<std::int64_t> indices(static_cast<std::size_t>(examples));
+  for (std::size_t i = 0; i < indices.size(); ++i) indices[i] = static_cast<std::int64_t>(i) % source.size();
+  Batch batch;
+  source.read(indices, batch);
+  const auto communicator = make_self_communicator();
+  const auto meter = std::make_shared<TensorMeter>();
+  const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, meter);
+  const auto estimator = build_estimator(values, machine, model, *communicator);
+  const auto next = [&] {
+    return to_tensors(batch, source.spec(), model.likelihood, model.network->dtype(), model.network->device());
+  };
+  for (int step = 0; step < kTrialSteps; ++step) estimator->run(step, next, {});
+  return {.peak = meter->peak(), .kept = meter->live(), .two_sums = estimator->gradient().scaled.defined()};
+}
+
+std::int64_t bytes_of(const torch::Tensor& tensor) {
+  return tensor.defined() ? static_cast<std::int64_t>(tensor.nbytes()) : 0;
+}
+
+std::int64_t checkpoint_bytes(const RunState& state, std::int64_t total_steps) {
+  const Snapshot snapshot = take_snapshot(state, {});
+  std::int64_t bytes = kStructureBytes;
+  for (const ArrayView& array : snapshot.contents.arrays) {
+    bytes += static_cast<std::int64_t>(array.bytes()) + kStructureBytesPerArray;
+  }
+  const auto columns = static_cast<std::int64_t>(state.history.columns().size());
+  return bytes + 8 * columns * total_steps;
+}
+
+struct Figures {
+  std::int64_t ranks, shards, examples_per_shard, total_steps;
+  std::int64_t parameters, gaussian;
+  std::int64_t libraries, posterior, optimizer, gradients, activations, batches;  // bytes a rank
+  std::int64_t sent, checkpoint, saving;
+  bool two_sums, extrapolated;
+
+  std::int64_t memory() const { return libraries + posterior + optimizer + gradients + activations + batches; }
+};
+
+std::string megabytes(std::int64_t bytes) {
+  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
+}
+
+void print(const Figures& f, bool device) {
+  fmt::print("{} parameters, {} of them Gaussian; {} rank{}, {} shard{}, {} examples each; {} steps\n\n", f.parameters,
+             f.gaussian, f.ranks, f.ranks == 1 ? "" : "s", f.shards, f.shards == 1 ? "" : "s", f.examples_per_shard,
+             f.total_steps);
+  const auto row = [](const char* name, std::int64_t bytes) { fmt::print("{:<44} {:>14}\n", name, megabytes(bytes)); };
+  fmt::print("memory of a rank{}\n", device ? ", device and host together" : "");
+  row("  libraries and data", f.libraries);
+  row("  posterior: means, scales, the draw", f.posterior);
+  row("  optimizer's moments", f.optimizer);
+  row("  sums of gradients", f.gradients);
+  row(f.extrapolated ? "  activations of one shard, from fewer" : "  activations of one shard", f.activations);
+  row("  batches read ahead", f.batches);
+  row("  in all, between checkpoints", f.memory());
+  row("  more on rank 0 once it has saved", f.saving);
+  row("sent by a rank in a step", f.sent);
+  row("checkpoint at the end", f.checkpoint);
+}
+
+nlohmann::json to_json(const Figures& f) {
+  return {{"parameters", f.parameters},
+          {"gaussian_parameters", f.gaussian},
+          {"ranks", f.ranks},
+          {"shards", f.shards},
+          {"examples_per_shard", f.examples_per_shard},
+          {"steps", f.total_steps},
+          {"memory_bytes", f.memory()},
+          {"memory_bytes_of_rank_0", f.memory() + f.saving},
+          {"memory",
+           {{"libraries", f.libraries},
+            {"posterior", f.posterior},
+            {"optimizer", f.optimizer},
+            {"gradients", f.gradients},
+            {"activations", f.activations},
+            {"batches", f.batches},
+            {"saving", f.saving}}},
+          {"bytes_sent_per_step", f.sent},
+          {"checkpoint_bytes", f.checkpoint}};
+}
+
+/// Bytes that a rank sends in a step: 2 (R - 1) / R of what is summed.
+std::int64_t bytes_sent(const OptionValues& values, const Model& model, const Figures& f) {
+  const auto buffers = bytes_of(model.network->buffer_arena());
+  const std::int64_t gradient = values.text("estimator") == "score"
+                                    ? 4 * f.shards * values.integer("weight-samples")
+                                    : (f.two_sums ? 2 : 1) * bytes_of(model.posterior->mean());
+  return 2 * (f.ranks - 1) * (gradient + buffers) / f.ranks;
+}
+
+/// A trial with as many examples as a shard has, where they fit into half of the memory that is free; else with few,
+/// and what more of them take by the growth from half as many.
+Trial try_shards(const OptionValues& values, const Machine& machine, Model& model, const DataSource& source,
+                 const Figures& f) {
+  const std::int64_t few = std::min(f.examples_per_shard, kTrialExamples);
+  Trial trial = try_step(values, machine, model, source, few);
+  if (few == f.examples_per_shard) return trial;
+  const std::int64_t half = few / 2;
+  const Trial smaller = try_step(values, machine, model, source, half);
+  const double growth = static_cast<double>(trial.peak - smaller.peak) / static_cast<double>(few - half);
+  const auto more = static_cast<std::int64_t>(growth * static_cast<double>(f.examples_per_shard - few));
+  malloc_trim(0);  // the trial that counts begins with a heap like a run's
+  if (2 * more < available_bytes()) return try_step(values, machine, model, source, f.examples_per_shard);
+  trial.extrapolated = more;
+  return trial;
+}
+
+/// What a step adds to the memory of a rank.
+void add_step(const Trial& trial, Figures& f) {
+  f.gradients = trial.kept;
+  const std::int64_t known = f.libraries + f.posterior + f.optimizer + f.gradients;
+  // What the libraries and the heap take for themselves in a pass is among the activations.
+  f.activations = std::max(trial.peak - trial.kept, peak_resident_bytes() - known) + trial.extrapolated;
+  f.two_sums = trial.two_sums;
+  f.extrapolated = trial.extrapolated > 0;
+}
+
+Figures plan_run(OptionValues values, const Machine& machine, const DataSource& source, int ranks) {
+  resolve(values, source.spec(), machine, ranks);
+  const SamplingPlan plan(static_cast<std::uint64_t>(values.integer("seed")), source.size(), values.integer("batch"),
+                          static_cast<int>(values.integer("shards")));
+  Figures f{};
+  f.ranks = ranks;
+  f.shards = plan.shards();
+  f.examples_per_shard = plan.shard_size();
+  f.total_steps = planned_steps(values, plan);
+  f.libraries = resident_bytes();
+
+  Model model = build_model(values, source.spec(), machine, {});
+  Optimizer optimizer(*model.posterior, optimizer_options(values, {.dataset_size = source.size()}));
+  const Posterior& posterior = *model.posterior;
+  f.parameters = model.network->layout().parameters();
+  for (const auto& segment : posterior.segments()) f.gaussian += segment.gaussian ? segment.count : 0;
+  f.posterior = bytes_of(posterior.mean()) + bytes_of(posterior.raw_scale()) + bytes_of(posterior.kept()) +
+                (posterior.is_random() ? bytes_of(posterior.weights()) : 0);
+  for (const auto& [name, arena] : optimizer.state()) f.optimizer += bytes_of(arena);
+
+  // As many shards as a rank runs; antithetic noise needs pairs.
+  const std::int64_t local = f.shards / ranks;
+  values.set("shards",
+             {std::to_string(values.text("noise") == "antithetic" ? std::max<std::int64_t>(local, 2) : local)});
+  add_step(try_shards(values, machine, model, source, f), f);
+  f.batches = (Loader::Options{}.depth + 2) * f.examples_per_shard * source.spec().input_elements() *
+              static_cast<std::int64_t>(sizeof(float));
+  f.sent = bytes_sent(values, model, f);
+  f.checkpoint = checkpoint_bytes({*model.network, *model.posterior, optimizer, {}, 0, 0.0, false}, f.total_steps);
+  f.saving = f.checkpoint + bytes_of(posterior.raw_scale());  // a copy, and standard deviations while it is made
+  return f;
+}
+
+}  // namespace
+
+int run_plan(const CommandContext& context) {
+  const auto names = all_training_names();
+  const CommandLine line = parse_command_line(context.arguments, plan_extras(), names);
+  if (line.help) {
+    print_help(context.session,
+               "credence plan [options of train] [--ranks R]\n\nWhat a run will need: parameters, memory by kind, "
+               "bytes on the network, size of a checkpoint. Tries one small step here.\n\n" +
+                   describe_options(plan_extras(), names));
+    return 0;
+  }
+  require(context.session.size() == 1, "plan is started alone; --ranks tells it how many ranks the run will have");
+  const std::int64_t ranks = parse_integer(line.text("ranks").value_or("1"), "--ranks");
+  require(ranks >= 1 && ranks <= 1'000'000, "--ranks must be between 1 and 1000000, not {}", ranks);
+  require(!line.training.given("epochs") || !line.training.given("steps"), "give --epochs or --steps, not both");
+  const auto control = make_control_communicator(line.training, context.session);
+  const Machine machine = choose_machine(line.training, context.session, *control);
+  const auto source = open_data(line.training.text("data"), Split::train);
+  const Figures figures = plan_run(line.training, machine, *source, static_cast<int>(ranks));
+  line.has("json") ? print_json(context.session, to_json(figures)) : print(figures, machine.device.is_cuda());
+  return 0;
+}
+
+}  // namespace credence
