@@ -20,6 +20,7 @@
 namespace credence {
 namespace {
 
+constexpr int kMostLoaderThreads = 32;  // unless asked for
 constexpr std::uint64_t kSeeds = std::uint64_t{1} << 56;
 
 /// The cores that this process may use, as text that is equal for equal sets.
@@ -99,9 +100,16 @@ Machine choose_machine(const OptionValues& values, MpiSession& session, Communic
   } else {
     machine.threads = std::max(cores / sharing, 1);
   }
+  machine.loader_threads = std::clamp(cores / sharing - machine.threads, 1, kMostLoaderThreads);
   machine.spare_core = cores > machine.threads * sharing;
   at::set_num_threads(machine.threads);
   machine.device = choose_device(values.text("device"), session);
+  if (machine.device.is_cuda()) machine.loader_threads = std::clamp(cores / sharing - 1, 1, kMostLoaderThreads);
+  if (values.given("loader-threads")) {
+    const std::int64_t threads = values.integer("loader-threads");
+    require(threads >= 1 && threads <= 4096, "--loader-threads must be between 1 and 4096, not {}", threads);
+    machine.loader_threads = static_cast<int>(threads);
+  }
   machine.nccl = choose_nccl(values.text("backend"), machine.device, session);
   return machine;
 }
@@ -273,11 +281,22 @@ LoadedModel load_model(const std::string& path, const Machine& machine) {
   ExampleSpec examples = examples_of(*found);
   Model model = build_model(values, examples, machine, {true, found.get()});
   restore_posterior(*found, *model.network, *model.posterior);
-  return {std::move(*found), std::move(values), std::move(examples), std::move(model)};
+  DataOptions reading = data_options(values, machine);
+  reading.normalization = examples.normalization;
+  reading.trained_shape = examples.input_shape;
+  return {std::move(*found), std::move(values), std::move(examples), std::move(reading), std::move(model)};
 }
 
-std::unique_ptr<DataSource> open_for(const ExampleSpec& trained, const std::string& spec, Split split) {
-  auto source = open_data(spec, split, {.normalization = trained.normalization});
+DataOptions data_options(const OptionValues& values, const Machine& machine) {
+  return {.normalization = {},
+          .image_size = values.text("image-size"),
+          .max_bad_records = values.integer("max-bad-records"),
+          .threads = machine.loader_threads};
+}
+
+std::unique_ptr<DataSource> open_for(const LoadedModel& loaded, const std::string& spec, Split split) {
+  const ExampleSpec& trained = loaded.examples;
+  auto source = open_data(spec, split, loaded.reading);
   const ExampleSpec& data = source->spec();
   require(data.input_shape == trained.input_shape,
           "the examples of {} have inputs [{}], and the network was trained on [{}]", spec,

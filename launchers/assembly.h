@@ -26,6 +26,7 @@ namespace credence {
 /// What of this machine a rank uses.
 struct Machine {
   int threads = 1;
+  int loader_threads = 1;   // that decode images
   bool spare_core = false;  // beyond the threads of all ranks here
   torch::Device device = torch::kCPU;
   bool nccl = false;
@@ -69,14 +70,18 @@ struct LoadedModel {
   Checkpoint checkpoint;
   OptionValues values;
   ExampleSpec examples;  // shapes and classes as in training
+  DataOptions reading;   // images as in training
   Model model;
 };
 /// `path`: a checkpoint file, or a run directory, of which the newest good one is taken. DataError, UserError.
 LoadedModel load_model(const std::string& path, const Machine& machine);
 
-/// Data for a trained network, images normalised as its own were. UserError where the inputs are others than it takes:
-/// their shape, or the columns of a table.
-std::unique_ptr<DataSource> open_for(const ExampleSpec& trained, const std::string& spec, Split split);
+/// How `values` want images read.
+DataOptions data_options(const OptionValues& values, const Machine& machine);
+
+/// Data for a trained network, images sized and normalised as its own were. UserError where the inputs are others than
+/// it takes: their shape, or the columns of a table.
+std::unique_ptr<DataSource> open_for(const LoadedModel& loaded, const std::string& spec, Split split);
 /// UserError where the labels or targets of data are others than the network was trained on.
 void require_same_targets(const ExampleSpec& data, const ExampleSpec& trained, const std::string& spec);
 

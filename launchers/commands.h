@@ -21,6 +21,7 @@ int run_predict(const CommandContext& context);
 int run_inspect(const CommandContext& context);
 int run_export(const CommandContext& context);
 int run_plan(const CommandContext& context);
+int run_pack(const CommandContext& context);
 int run_doctor(const CommandContext& context);
 
 /// Prints help on rank 0.

@@ -29,7 +29,8 @@ const std::vector<CommandOption>& evaluate_extras() {
   return extras;
 }
 
-constexpr std::string_view kTrainingOptions[] = {"data", "threads", "device", "backend", "timeout-seconds"};
+constexpr std::string_view kTrainingOptions[] = {"data",   "threads", "loader-threads", "max-bad-records",
+                                                 "device", "backend", "timeout-seconds"};
 
 void print_checks(const nlohmann::json& checks) {
   fmt::print("\n{:<22} {:>12} {:>12} {:>12} {:>14}\n", "replicated data", "observed", "mean", "deviation",
@@ -114,11 +115,14 @@ int run_evaluate(const CommandContext& context) {
     loaded = std::make_unique<LoadedModel>(load_model(*path, machine));
     const std::string recorded = loaded->values.text("data");
     const std::string spec = line.training.given("data") ? line.training.text("data") : recorded;
-    source = open_for(loaded->examples, spec, split);
+    if (line.training.given("max-bad-records")) {
+      loaded->reading.max_bad_records = line.training.integer("max-bad-records");
+    }
+    source = open_for(*loaded, spec, split);
     require_same_targets(source->spec(), loaded->examples, spec);
-    if (const auto other = line.text("ood")) ood = open_for(loaded->examples, *other, Split::test);
+    if (const auto other = line.text("ood")) ood = open_for(*loaded, *other, Split::test);
     if (line.has("elbo")) {
-      training = open_for(loaded->examples, recorded, Split::train);
+      training = open_for(*loaded, recorded, Split::train);
       require(training->digest() == std::get<std::string>(loaded->checkpoint.attributes().at("dataset_digest")),
               "--elbo needs the training data, and {} has other content than when the run was trained", recorded);
     }

@@ -109,7 +109,7 @@ void export_netcdf(const std::string& file, const CommandLine& line, LoadedModel
   std::unique_ptr<DataSource> source;
   const std::string spec = line.training.given("data") ? line.training.text("data") : loaded.values.text("data");
   collectively(control, [&] {
-    source = open_for(loaded.examples, spec, parse_split(line.text("split").value_or("test")));
+    source = open_for(loaded, spec, parse_split(line.text("split").value_or("test")));
     require_same_targets(source->spec(), loaded.examples, spec);
   });
   Model& model = loaded.model;

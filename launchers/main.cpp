@@ -29,6 +29,7 @@ const std::map<std::string, Command>& commands() {
       {"export", {run_export, "draws of the posterior for ArviZ, or means and scales as safetensors"}},
       {"inspect", {run_inspect, "what a checkpoint holds, and whether it is sound"}},
       {"plan", {run_plan, "what a run will need: memory, bytes on the network, size of a checkpoint"}},
+      {"pack", {run_pack, "images of any dataset into one HDF5 file, read fast and checked"}},
       {"doctor", {run_doctor, "what works on this machine and what does not"}}};
   return table;
 }

@@ -47,10 +47,10 @@ std::pair<std::int64_t, std::int64_t> parse_examples(const std::string& text, st
   return {first, last - first + 1};
 }
 
-Named open_dataset(const CommandLine& line, const ExampleSpec& trained) {
+Named open_dataset(const CommandLine& line, const LoadedModel& loaded) {
   const std::string spec = line.training.text("data");
   const Split split = parse_split(line.text("split").value_or("test"));
-  Named named{fmt::format("{} ({})", spec, name_of(split)), open_for(trained, spec, split)};
+  Named named{fmt::format("{} ({})", spec, name_of(split)), open_for(loaded, spec, split)};
   named.count = named.source->size();
   if (const auto examples = line.text("examples")) {
     std::tie(named.first, named.count) = parse_examples(*examples, named.source->size());
@@ -58,16 +58,16 @@ Named open_dataset(const CommandLine& line, const ExampleSpec& trained) {
   return named;
 }
 
-std::vector<Named> open_all(const CommandLine& line, const ExampleSpec& trained) {
+std::vector<Named> open_all(const CommandLine& line, const LoadedModel& loaded) {
   std::vector<Named> all;
   if (line.has("input")) {
     for (const std::string& file : line.extras.at("input")) {
-      Named named{file, open_inputs(file, trained)};
+      Named named{file, open_inputs(file, loaded.examples)};
       named.count = named.source->size();
       all.push_back(std::move(named));
     }
   }
-  if (line.training.given("data")) all.push_back(open_dataset(line, trained));
+  if (line.training.given("data")) all.push_back(open_dataset(line, loaded));
   return all;
 }
 
@@ -248,7 +248,7 @@ int run_predict(const CommandContext& context) {
   std::vector<PredictionInput> views;
   collectively(*control, [&] {
     loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine));
-    inputs = open_all(line, loaded->examples);
+    inputs = open_all(line, *loaded);
     for (const Named& input : inputs) views.push_back({*input.source, input.first, input.count});
   });
   Model& model = loaded->model;

@@ -116,7 +116,9 @@ int run_train(const CommandContext& context) {
   Start start = begin_run(line, session, *control);
 
   std::unique_ptr<DataSource> source;
-  collectively(*control, [&] { source = open_data(start.values.text("data"), Split::train); });
+  collectively(*control, [&] {
+    source = open_data(start.values.text("data"), Split::train, data_options(start.values, machine));
+  });
   resolve(start.values, source->spec(), machine, session.size());
   const SamplingPlan plan(static_cast<std::uint64_t>(start.values.integer("seed")), source->size(),
                           start.values.integer("batch"), static_cast<int>(start.values.integer("shards")));
@@ -174,6 +176,7 @@ int run_train(const CommandContext& context) {
                 {.first_step = state.step,
                  .first_shard = estimator->first_shard(),
                  .shard_count = estimator->local_shards(),
+                 .threads = machine.loader_threads,
                  .augmentation = augmentation,
                  .seed = identity.seed});
   TrainingOptions options = training_options(start, objective, model, {plan, total_steps});

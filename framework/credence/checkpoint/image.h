@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "credence/base/file_io.h"
 #include "credence/checkpoint/checkpoint.h"
-#include "credence/checkpoint/file_io.h"
 #include "credence/checkpoint/table.h"
 
 namespace credence::checkpoints {

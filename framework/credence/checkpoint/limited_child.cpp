@@ -16,8 +16,8 @@
 #include <new>
 
 #include "credence/base/errors.h"
+#include "credence/base/file_io.h"
 #include "credence/base/stopwatch.h"
-#include "credence/checkpoint/file_io.h"
 
 namespace credence::checkpoints {
 namespace {

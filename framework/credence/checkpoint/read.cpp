@@ -60,8 +60,8 @@ struct Checkpoint::State {
     return *found;
   }
   void fill(const checkpoints::StoredArray& stored, std::span<std::byte> bytes) const {
-    checkpoints::read_at(ExitCode::unusable_data, opened.descriptor.get(), opened.file, bytes, stored.offset);
-    if (checkpoints::hexadecimal(checkpoints::digest_of(bytes)) != stored.digest) {
+    read_at(ExitCode::unusable_data, opened.descriptor.get(), opened.file, bytes, stored.offset);
+    if (hexadecimal(digest_of(bytes)) != stored.digest) {
       throw DataError(fmt::format("{}: damaged: '{}' does not match its digest", opened.file.string(), stored.name));
     }
   }

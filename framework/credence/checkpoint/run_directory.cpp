@@ -17,8 +17,8 @@
 #include <thread>
 
 #include "credence/base/errors.h"
+#include "credence/base/file_io.h"
 #include "credence/base/log.h"
-#include "credence/checkpoint/file_io.h"
 #include "credence/checkpoint/lock_owner.h"
 #include "credence/checkpoint/quiet_thread.h"
 
@@ -216,8 +216,8 @@ RunDirectoryLock::RunDirectoryLock(RunDirectoryLock&&) noexcept = default;
 RunDirectoryLock& RunDirectoryLock::operator=(RunDirectoryLock&&) noexcept = default;
 
 void write_text_file(const std::filesystem::path& file, const std::string& text) {
-  checkpoints::TemporaryFile temporary(file);
-  checkpoints::write_at(temporary.fd(), temporary.path(), std::as_bytes(std::span(text)), 0);
+  TemporaryFile temporary(file);
+  write_at(temporary.fd(), temporary.path(), std::as_bytes(std::span(text)), 0);
   temporary.sync_and_close();
   temporary.publish();
 }

@@ -15,13 +15,12 @@
 #include <set>
 #include <string_view>
 
-#include "credence/checkpoint/file_io.h"
+#include "credence/base/file_io.h"
 
 namespace credence {
 namespace {
 
 namespace fs = std::filesystem;
-using checkpoints::Descriptor;
 
 constexpr std::uint64_t kLengthBytes = 8;
 // Far above any model's: a tensor takes about a hundred bytes. JSON takes many times its size in memory.
@@ -102,13 +101,13 @@ nlohmann::json parse_header(const fs::path& file, std::string_view text) {
 struct SafetensorsFile::State {
   explicit State(const fs::path& path) : file(path) {
     // A pipe would wait for its writer.
-    descriptor = checkpoints::open_file(ExitCode::unusable_data, file, O_RDONLY | O_NONBLOCK);
-    length = checkpoints::file_length(ExitCode::unusable_data, file, descriptor.get());
+    descriptor = open_file(ExitCode::unusable_data, file, O_RDONLY | O_NONBLOCK);
+    length = file_length(ExitCode::unusable_data, file, descriptor.get());
   }
 
   [[noreturn]] void refuse(const std::string& why) const { throw DataError(fmt::format("{}: {}", file.string(), why)); }
   void read(std::span<std::byte> bytes, std::uint64_t offset) const {
-    checkpoints::read_at(ExitCode::unusable_data, descriptor.get(), file, bytes, offset);
+    read_at(ExitCode::unusable_data, descriptor.get(), file, bytes, offset);
   }
   std::string read_header();
   void add_metadata(const nlohmann::json& values);

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "credence/base/errors.h"
-#include "credence/checkpoint/file_io.h"
+#include "credence/base/file_io.h"
 #include "credence/checkpoint/safetensors.h"
 
 namespace credence {
@@ -51,10 +51,10 @@ void write_safetensors(const std::filesystem::path& file, const std::map<std::st
   std::string text = header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   text.append((kAlignment - text.size() % kAlignment) % kAlignment, ' ');
 
-  checkpoints::TemporaryFile temporary(file);
+  TemporaryFile temporary(file);
   std::uint64_t offset = 0;
   const auto append = [&](std::span<const std::byte> bytes) {
-    checkpoints::write_at(temporary.fd(), temporary.path(), bytes, offset);
+    write_at(temporary.fd(), temporary.path(), bytes, offset);
     offset += bytes.size();
   };
   const auto length = static_cast<std::uint64_t>(text.size());

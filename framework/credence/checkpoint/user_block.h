@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 
-#include "credence/checkpoint/digest.h"
+#include "credence/base/digest.h"
 
 namespace credence::checkpoints {
 

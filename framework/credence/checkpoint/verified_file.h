@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "credence/checkpoint/file_io.h"
+#include "credence/base/file_io.h"
 #include "credence/checkpoint/table.h"
 #include "credence/checkpoint/user_block.h"
 

@@ -5,8 +5,8 @@
 #include <cerrno>
 
 #include "credence/base/errors.h"
+#include "credence/base/file_io.h"
 #include "credence/checkpoint/checkpoint.h"
-#include "credence/checkpoint/file_io.h"
 #include "credence/checkpoint/image.h"
 #include "credence/checkpoint/user_block.h"
 

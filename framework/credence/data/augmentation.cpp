@@ -3,35 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <string_view>
 #include <vector>
 
 #include "credence/base/errors.h"
+#include "credence/base/text.h"
 #include "credence/kernels/noise.h"
 
 namespace credence {
 namespace {
-
-/// Where the crop of one image begins, in pixels of the padded image, and whether it is flipped.
-struct Change {
-  std::int64_t top;
-  std::int64_t left;
-  bool flip;
-};
-
-Change draw_change(const Augmentation& augmentation, kernels::Key key, std::int64_t epoch, std::int64_t example) {
-  const auto n = static_cast<std::uint64_t>(example);
-  const auto e = static_cast<std::uint64_t>(epoch);
-  const kernels::Counter words =
-      kernels::philox4x32_10({static_cast<std::uint32_t>(n), static_cast<std::uint32_t>(e),
-                              static_cast<std::uint32_t>(n >> 32), static_cast<std::uint32_t>(e >> 32)},
-                             key);
-  // Some offsets are likelier than others by (2 * padding + 1) / 2^32 at most: below anything that can be noticed.
-  const auto offsets = 2 * static_cast<std::uint64_t>(augmentation.crop_padding) + 1;
-  return {static_cast<std::int64_t>((words[0] * offsets) >> 32), static_cast<std::int64_t>((words[1] * offsets) >> 32),
-          augmentation.flip && (words[2] >> 31) != 0};
-}
 
 struct Plane {
   std::int64_t height;
@@ -39,7 +19,7 @@ struct Plane {
 };
 
 /// One channel of one image. `top` and `left` say where in `from` the crop begins; it may lie partly outside.
-void change_plane(const float* from, Plane plane, const Change& change, float black, float* to) {
+void change_plane(const float* from, Plane plane, const CropAndFlip& change, float black, float* to) {
   const auto [height, width] = plane;
   const std::int64_t before = std::clamp<std::int64_t>(-change.left, 0, width);  // black pixels of a row
   const std::int64_t after = std::clamp<std::int64_t>(change.left, 0, width);
@@ -60,33 +40,63 @@ void change_plane(const float* from, Plane plane, const Change& change, float bl
   }
 }
 
+constexpr const char* kForms = "crop:PIXELS, flip, resized-crop[:LEAST_AREA], jitter:STRENGTH";
+const std::vector<std::string> kParts = {"none", "crop", "flip", "resized-crop", "jitter"};
+
+Augmentation::Jitter parse_jitter(const std::string& given) {
+  const std::vector<std::string> parts = credence::split(given, '/');
+  require(parts.size() == 1 || parts.size() == 4,
+          "jitter:{} is not understood: it is jitter:STRENGTH or jitter:BRIGHTNESS/CONTRAST/SATURATION/HUE", given);
+  std::vector<double> values;
+  for (const std::string& part : parts) values.push_back(parse_number(part, "a strength of an augmentation's jitter"));
+  if (values.size() == 1) values = {values[0], values[0], values[0], 0.0};
+  require(*std::ranges::min_element(values) >= 0.0 && values[3] <= 0.5 && *std::ranges::max_element(values) > 0.0,
+          "jitter:{}: strengths are zero or more, that of the hue is at most 0.5", given);
+  return {values[0], values[1], values[2], values[3]};
+}
+
+/// Two or more parts may not say the same thing twice.
+void parse_part(std::string_view part, Augmentation& result) {
+  const Spec spec = parse_spec(part);
+  const std::string& given = spec.arguments;
+  const bool has_arguments = part.find(':') != std::string_view::npos;
+  if (spec.name == "flip" && !has_arguments) {
+    require(!result.flip, "an augmentation flips once");
+    result.flip = true;
+  } else if (spec.name == "crop") {
+    require(result.crop_padding == 0, "an augmentation crops once");
+    const std::int64_t padding = parse_integer(given, "the padding of an augmentation's crop:PIXELS");
+    require(padding > 0 && padding < 1 << 20, "an augmentation's crop:PIXELS needs a positive number of pixels, not {}",
+            given);
+    result.crop_padding = static_cast<int>(padding);
+  } else if (spec.name == "resized-crop") {
+    require(!result.resized_crop, "an augmentation crops once");
+    result.resized_crop.emplace();
+    if (has_arguments) result.resized_crop->least_area = parse_number(given, "the least area of a resized-crop");
+    require(result.resized_crop->least_area > 0.0 && result.resized_crop->least_area <= 1.0,
+            "the least area of a resized-crop is a fraction of the image's, above 0 and at most 1, not {}", given);
+  } else if (spec.name == "jitter") {
+    require(!result.jitter, "an augmentation has one jitter");
+    result.jitter = parse_jitter(given);
+  } else {
+    refuse_unknown("augmentation", spec.name, kParts);
+  }
+}
+
 }  // namespace
 
 Augmentation Augmentation::parse(const std::string& spec) {
   Augmentation result;
   if (spec == "none") return result;
-  bool valid = !spec.empty();
-  std::string_view rest = spec;
-  while (valid) {
-    const std::size_t comma = rest.find(',');
-    const std::string_view part = rest.substr(0, comma);
-    if (part == "flip" && !result.flip) {
-      result.flip = true;
-    } else if (part.starts_with("crop:") && result.crop_padding == 0) {
-      const char* const end = part.data() + part.size();
-      const auto parsed = std::from_chars(part.data() + 5, end, result.crop_padding);
-      valid = parsed.ec == std::errc() && parsed.ptr == end && result.crop_padding > 0;
-    } else {
-      valid = false;
-    }
-    if (comma == std::string_view::npos) break;
-    rest.remove_prefix(comma + 1);
-  }
-  require(valid, "unknown augmentation '{}': it is one of none, flip, crop:PIXELS and crop:PIXELS,flip", spec);
+  require(!spec.empty() && spec.back() != ',', "unknown augmentation '{}': it is none, or one or more of {}", spec,
+          kForms);
+  for (const std::string& part : credence::split(spec, ',')) parse_part(part, result);
+  require(!result.resized_crop || result.crop_padding == 0,
+          "the augmentation '{}' crops twice; use crop or resized-crop", spec);
   return result;
 }
 
-void check_augmentation(const Augmentation& augmentation, const ExampleSpec& spec) {
+void check_augmentation(const Augmentation& augmentation, const ExampleSpec& spec, bool decoded) {
   if (!augmentation.enabled()) return;
   require(spec.input_shape.size() == 3,
           "augmentation by crop or flip needs images of [channels, height, width], but an example of this data is [{}]",
@@ -94,12 +104,39 @@ void check_augmentation(const Augmentation& augmentation, const ExampleSpec& spe
   const std::int64_t smaller = std::min(spec.input_shape[1], spec.input_shape[2]);
   require(augmentation.crop_padding < smaller, "a crop with {} pixels of padding needs larger images than {} x {}",
           augmentation.crop_padding, spec.input_shape[1], spec.input_shape[2]);
+  require(decoded || (!augmentation.resized_crop && !augmentation.jitter),
+          "this data takes the augmentations crop and flip only; resized-crop and jitter are for images, cifar10, "
+          "cifar100 and pack");
+  require(!augmentation.jitter || spec.input_shape[0] == 3, "jitter changes colours, and these images have {} channel",
+          spec.input_shape[0]);
+}
+
+ExampleNoise::ExampleNoise(std::uint64_t seed, std::int64_t epoch, std::int64_t example)
+    : key_(kernels::NoiseStream{.seed = seed, .purpose = kernels::Purpose::augmentation}.key()) {
+  const auto n = static_cast<std::uint64_t>(example);
+  const auto e = static_cast<std::uint64_t>(epoch);
+  counter_ = {static_cast<std::uint32_t>(n), static_cast<std::uint32_t>(e), static_cast<std::uint32_t>(n >> 32),
+              static_cast<std::uint32_t>(e >> 32)};
+}
+
+kernels::Counter ExampleNoise::block(std::uint32_t number) const {
+  kernels::Counter counter = counter_;
+  counter[3] ^= number << 16;  // epochs stay far below 2^48
+  return kernels::philox4x32_10(counter, key_);
+}
+
+CropAndFlip draw_crop_and_flip(const Augmentation& augmentation, const ExampleNoise& noise) {
+  const kernels::Counter words = noise.block(0);
+  // Some offsets are likelier than others by (2 * padding + 1) / 2^32 at most: below anything that can be noticed.
+  const auto offsets = 2 * static_cast<std::uint64_t>(augmentation.crop_padding) + 1;
+  return {static_cast<std::int64_t>((words[0] * offsets) >> 32) - augmentation.crop_padding,
+          static_cast<std::int64_t>((words[1] * offsets) >> 32) - augmentation.crop_padding,
+          augmentation.flip && (words[2] >> 31) != 0};
 }
 
 void augment(const Augmentation& augmentation, std::uint64_t seed, const ExampleSpec& spec,
              const SamplingPlan::Selection& selection, Batch& batch) {
   if (!augmentation.enabled()) return;
-  const kernels::Key key = kernels::NoiseStream{.seed = seed, .purpose = kernels::Purpose::augmentation}.key();
   const std::int64_t channels = spec.input_shape[0];
   const Plane plane{spec.input_shape[1], spec.input_shape[2]};
   const std::int64_t elements = spec.input_elements();
@@ -108,9 +145,8 @@ void augment(const Augmentation& augmentation, std::uint64_t seed, const Example
 
   std::vector<float> original(static_cast<std::size_t>(elements));
   for (std::size_t row = 0; row < selection.examples.size(); ++row) {
-    Change change = draw_change(augmentation, key, selection.epochs[row], selection.examples[row]);
-    change.top -= augmentation.crop_padding;
-    change.left -= augmentation.crop_padding;
+    const CropAndFlip change =
+        draw_crop_and_flip(augmentation, ExampleNoise(seed, selection.epochs[row], selection.examples[row]));
     if (change.top == 0 && change.left == 0 && !change.flip) continue;
     float* const image = batch.inputs.data() + static_cast<std::int64_t>(row) * elements;
     std::copy_n(image, elements, original.data());

@@ -32,13 +32,21 @@ struct ExampleSpec {
   std::int64_t input_elements() const;
 };
 
-/// Examples in host memory, row-major. At most one of labels and targets is filled.
+/// Examples in host memory, row-major. One of inputs and pixels is filled, at most one of labels and targets.
 struct Batch {
   std::int64_t size = 0;             // B
   std::vector<float> inputs;         // [B, input_shape...]; images scaled and normalised
+  std::vector<std::uint8_t> pixels;  // [B, height, width, channels], where input_shape is [channels, height, width]
   std::vector<std::int64_t> labels;  // [B]
   std::vector<float> targets;        // [B, target_size]
 };
+
+/// Images that came as pixels, scaled and normalised: [B, channels, height, width].
+void normalize(const ExampleSpec& spec, const Batch& batch, float* to);
+/// The same in the place of the pixels; nothing where there are none.
+void normalize(const ExampleSpec& spec, Batch& batch);
+
+class ImageSource;
 
 /// A finite set of examples, the same on every rank. Reading is safe from several threads.
 class DataSource {
@@ -53,6 +61,9 @@ class DataSource {
   /// Fills `batch` with the examples in the order given, reusing its memory. DataError names file and record,
   /// InternalError an index outside [0, N).
   void read(std::span<const std::int64_t> examples, Batch& batch) const;
+
+  /// Itself, where examples are images of bytes that are decoded when they are read; else null.
+  virtual const ImageSource* as_images() const noexcept { return nullptr; }
 
  protected:
   DataSource() = default;

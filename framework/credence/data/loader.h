@@ -9,8 +9,9 @@
 
 namespace credence {
 
-/// Reads the batches of this rank's shards ahead of training, in one thread, at most `depth` batches ahead.
-/// An error in the thread is thrown by the next() that would have returned its batch, and by every one after.
+/// Reads the batches of this rank's shards ahead of training, at most `depth` batches ahead: depth + 1 are in memory.
+/// Images are decoded by `threads` threads, which share the rows of the batch that is due first; other data by one.
+/// An error in a thread is thrown by the next() that would have returned its batch, and by every one after.
 /// `source` and `plan` must outlive the loader.
 class Loader {
  public:
@@ -19,12 +20,13 @@ class Loader {
     int first_shard = 0;  // this rank's contiguous block of shards
     int shard_count = 1;
     int depth = 4;
+    int threads = 1;
     Augmentation augmentation = {};
     std::uint64_t seed = 0;
   };
   /// UserError where the augmentation does not fit the data.
   Loader(const DataSource& source, const SamplingPlan& plan, const Options& options);
-  ~Loader();  // waits for the one read in flight, if any
+  ~Loader();  // waits for what is being read
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 

@@ -1,12 +1,17 @@
 #include "credence/data/open.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "credence/base/errors.h"
 #include "credence/base/text.h"
+#include "credence/data/cifar_store.h"
 #include "credence/data/csv.h"
+#include "credence/data/folder_store.h"
 #include "credence/data/idx.h"
+#include "credence/data/image_source.h"
 #include "credence/data/moons.h"
+#include "credence/data/pack_store.h"
 
 namespace credence {
 namespace {
@@ -22,6 +27,7 @@ struct Request {
 struct Entry {
   const char* name;
   std::unique_ptr<DataSource> (*open)(const Request& request);
+  std::unique_ptr<ImageStore> (*store)(const std::string& argument, Split split);  // null: kept otherwise
 };
 
 std::unique_ptr<DataSource> open_moons(const Request& request) {
@@ -69,8 +75,81 @@ std::unique_ptr<DataSource> open_fashion_mnist(const Request& request) {
                   kind, request);
 }
 
-constexpr Entry kEntries[] = {
-    {"fashion-mnist", open_fashion_mnist}, {"mnist", open_mnist}, {"moons", open_moons}, {"csv", open_csv}};
+constexpr std::int64_t kDefaultImageSize = 224;
+
+std::unique_ptr<DataSource> open_images(std::unique_ptr<ImageStore> store, const DataOptions& options) {
+  ImageSource::Options image;
+  image.output = store->common_size();
+  if (image.output == ImageSize{}) image.output = {kDefaultImageSize, kDefaultImageSize};
+  std::int64_t side = std::max(image.output.height, image.output.width);
+  const std::vector<std::string> sizes = credence::split(options.image_size, '/');
+  require(sizes.size() <= 2, "--image-size is SIZE or SIZE/SHORT, not {}", options.image_size);
+  if (!sizes.empty()) {
+    side = parse_integer(sizes[0], "--image-size");
+    image.output = {side, side};
+  }
+  if (options.trained_shape.size() == 3) {
+    image.output = {options.trained_shape[1], options.trained_shape[2]};
+    side = std::max(image.output.height, image.output.width);
+  }
+  image.short_side =
+      sizes.size() == 2 ? parse_integer(sizes[1], "the short side in --image-size SIZE/SHORT") : (side * 8 + 3) / 7;
+  image.normalization = options.normalization.value_or(store->normalization());
+  image.max_bad_records = options.max_bad_records;
+  image.threads = options.threads;
+  return std::make_unique<ImageSource>(std::move(store), image);
+}
+
+std::unique_ptr<ImageStore> store_folder(const std::string& argument, Split split) {
+  require(!argument.empty(), "images needs a folder of class folders: images:DIR");
+  return std::make_unique<FolderStore>(argument, split);
+}
+
+std::unique_ptr<ImageStore> store_cifar10(const std::string& argument, Split split) {
+  require(!argument.empty(), "cifar10 needs the folder of its binary version: cifar10:DIR");
+  return std::make_unique<CifarStore>(argument, Cifar::ten, split);
+}
+
+std::unique_ptr<ImageStore> store_cifar100(const std::string& argument, Split split) {
+  require(!argument.empty(), "cifar100 needs the folder of its binary version: cifar100:DIR");
+  return std::make_unique<CifarStore>(argument, Cifar::hundred, split);
+}
+
+std::unique_ptr<ImageStore> store_pack(const std::string& argument, Split split) {
+  require(!argument.empty(), "pack needs a file that credence pack made: pack:FILE");
+  return std::make_unique<PackStore>(argument, split);
+}
+
+std::unique_ptr<DataSource> open_folder(const Request& request) {
+  return open_images(store_folder(request.argument, request.split), request.options);
+}
+
+std::unique_ptr<DataSource> open_cifar10(const Request& request) {
+  return open_images(store_cifar10(request.argument, request.split), request.options);
+}
+
+std::unique_ptr<DataSource> open_pack(const Request& request) {
+  return open_images(store_pack(request.argument, request.split), request.options);
+}
+
+std::unique_ptr<DataSource> open_cifar100(const Request& request) {
+  return open_images(store_cifar100(request.argument, request.split), request.options);
+}
+
+constexpr Entry kEntries[] = {{"fashion-mnist", open_fashion_mnist, nullptr},
+                              {"mnist", open_mnist, nullptr},
+                              {"moons", open_moons, nullptr},
+                              {"csv", open_csv, nullptr},
+                              {"images", open_folder, store_folder},
+                              {"cifar10", open_cifar10, store_cifar10},
+                              {"cifar100", open_cifar100, store_cifar100},
+                              {"pack", open_pack, store_pack}};
+
+const Entry& find_entry(const std::string& name) {
+  for (const Entry& entry : kEntries)
+    if (name == entry.name) return entry;
+  refuse_unknown("data", name, data_names());
+}
 
 }  // namespace
 
@@ -82,14 +161,20 @@ Split parse_split(const std::string& name) {
 
 std::unique_ptr<DataSource> open_data(const std::string& spec, Split split, const DataOptions& options) {
   const auto [name, argument] = parse_spec(spec);
-  for (const Entry& entry : kEntries) {
-    if (name != entry.name) continue;
-    auto source = entry.open({argument, split, options});
-    require(!options.normalization || *options.normalization == source->spec().normalization,
-            "{} holds no images: they cannot be normalised like another dataset's", spec);
-    return source;
-  }
-  refuse_unknown("data", name, data_names());
+  auto source = find_entry(name).open({argument, split, options});
+  require(!options.normalization || *options.normalization == source->spec().normalization,
+          "{} holds no images: they cannot be normalised like another dataset's", spec);
+  require(options.image_size.empty() || !options.trained_shape.empty() || source->as_images() != nullptr,
+          "--image-size is for images that are decoded (images, cifar10, cifar100, pack), not for {}", spec);
+  return source;
+}
+
+std::unique_ptr<ImageStore> open_store(const std::string& spec, Split split) {
+  const auto [name, argument] = parse_spec(spec);
+  const Entry& entry = find_entry(name);
+  require(entry.store != nullptr,
+          "{} cannot be packed: it is for images that are decoded (images, cifar10, cifar100, pack)", spec);
+  return entry.store(argument, split);
 }
 
 std::vector<std::string> data_names() {

@@ -17,6 +17,27 @@ namespace {
 constexpr double kInitialNoise = 1.0;  // standard deviation
 constexpr double kLargestDof = 1e6;
 
+/// Bytes [B, height, width, channels] as float32 [B, channels, height, width].
+torch::Tensor image_tensor(const Batch& batch, const ExampleSpec& spec, torch::Device device) {
+  const std::int64_t channels = spec.input_shape.at(0);
+  const std::int64_t height = spec.input_shape.at(1);
+  const std::int64_t width = spec.input_shape.at(2);
+  if (device.is_cpu()) {
+    const torch::Tensor images = torch::empty({batch.size, channels, height, width}, torch::kFloat32);
+    normalize(spec, batch, images.data_ptr<float>());
+    return images;
+  }
+  const torch::Tensor bytes = torch::from_blob(const_cast<std::uint8_t*>(batch.pixels.data()),
+                                               {batch.size, height, width, channels}, torch::kUInt8);
+  const torch::Tensor there = bytes.pin_memory().to(device, /*non_blocking=*/true);
+  const torch::Tensor images = there.permute({0, 3, 1, 2}).to(torch::kFloat32).contiguous().div_(255.0);
+  if (spec.normalization.empty()) return images;
+  const auto options = torch::TensorOptions(torch::kFloat32).device(device);
+  const std::vector<std::int64_t> shape = {channels, 1, 1};
+  return images.sub_(torch::tensor(spec.normalization.mean, options).view(shape))
+      .div_(torch::tensor(spec.normalization.deviation, options).view(shape));
+}
+
 torch::Tensor real_targets(const Batch& batch, std::int64_t columns, torch::Dtype dtype) {
   if (!batch.labels.empty()) {
     return torch::tensor(batch.labels, torch::kInt64).to(dtype).unsqueeze(1);
@@ -172,15 +193,23 @@ torch::Tensor target_tensor(const Likelihood& likelihood, const Batch& batch, to
   return real_targets(batch, target_columns(likelihood), dtype);
 }
 
-Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihood& likelihood, torch::Dtype dtype,
-                    torch::Device device) {
+torch::Tensor input_tensor(const Batch& batch, const ExampleSpec& spec, torch::Dtype dtype, torch::Device device) {
+  if (!batch.pixels.empty()) return image_tensor(batch, spec, device).to(dtype);
   std::vector<std::int64_t> shape = {batch.size};
   shape.insert(shape.end(), spec.input_shape.begin(), spec.input_shape.end());
-  // from_blob wants a mutable pointer; nothing writes through it. The copy is aligned as LibTorch aligns: the bits of a
-  // matrix product depend on alignment, and must not depend on where the batch happens to lie.
+  // from_blob wants a mutable pointer; nothing writes through it.
   const torch::Tensor view = torch::from_blob(const_cast<float*>(batch.inputs.data()), shape, torch::kFloat32);
-  const torch::Tensor inputs = view.to(device, dtype, /*non_blocking=*/false, /*copy=*/true);
-  return {inputs, target_tensor(likelihood, batch, dtype).to(device)};
+  return view.to(device, dtype, /*non_blocking=*/false, /*copy=*/true);
+}
+
+Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihood& likelihood, torch::Dtype dtype,
+                    torch::Device device) {
+  if (is_generative(likelihood) && !batch.pixels.empty()) {  // its targets are its inputs, as numbers
+    Batch numbers = batch;
+    normalize(spec, numbers);
+    return to_tensors(numbers, spec, likelihood, dtype, device);
+  }
+  return {input_tensor(batch, spec, dtype, device), target_tensor(likelihood, batch, dtype).to(device)};
 }
 
 bool is_classification(const Likelihood& likelihood) {

@@ -88,6 +88,11 @@ std::int64_t target_columns(const Likelihood& likelihood);
 /// DataError where a value is outside the likelihood's support.
 torch::Tensor target_tensor(const Likelihood& likelihood, const Batch& batch, torch::Dtype dtype);
 
+/// The batch's inputs, [B, input_shape...]. Bytes of images are scaled and normalised here, on a GPU after they crossed
+/// to it. A copy, aligned as LibTorch aligns: the bits of a matrix product depend on alignment, and must not depend on
+/// where the batch happens to lie.
+torch::Tensor input_tensor(const Batch& batch, const ExampleSpec& spec, torch::Dtype dtype, torch::Device device);
+
 /// A batch where the network can read it.
 struct Examples {
   torch::Tensor inputs;   // [B, input_shape...]

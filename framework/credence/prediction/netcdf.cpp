@@ -5,8 +5,8 @@
 #include <map>
 #include <numeric>
 
+#include "credence/base/file_io.h"
 #include "credence/base/hdf5.h"
-#include "credence/checkpoint/file_io.h"
 
 namespace credence {
 namespace {
@@ -65,7 +65,7 @@ struct NetcdfFile::State {
     std::vector<std::int64_t> shape;
   };
 
-  checkpoints::TemporaryFile temporary;
+  TemporaryFile temporary;
   hdf5::Context context;
   hdf5::Handle datasets;  // properties
   hdf5::Handle root;

@@ -8,14 +8,6 @@
 namespace credence {
 namespace {
 
-/// In memory of LibTorch's own: its alignment, which libraries' summation order may depend on, is always the same.
-torch::Tensor input_tensor(const Batch& batch, const ExampleSpec& spec, const Network& network) {
-  std::vector<std::int64_t> shape = {batch.size};
-  shape.insert(shape.end(), spec.input_shape.begin(), spec.input_shape.end());
-  return torch::from_blob(const_cast<float*>(batch.inputs.data()), shape, torch::kFloat32)
-      .to(network.device(), network.dtype(), /*non_blocking=*/false, /*copy=*/true);
-}
-
 /// Weight draws use step 0 of this purpose; what else a module draws (dropout that stays on) uses step 1.
 void seed_module(std::uint64_t seed, int draw, std::int64_t block) {
   const kernels::NoiseStream stream{.seed = seed,
@@ -36,9 +28,12 @@ void pass(const PassParts& parts, int draw, std::span<const Subject> subjects) {
     for (std::int64_t block = share.first_block; block < share.end_block; ++block) {
       indices.resize(static_cast<std::size_t>(share.end(block) - share.begin(block)));
       std::iota(indices.begin(), indices.end(), subject.first + share.begin(block));
+      const ExampleSpec& spec = subject.source.spec();
       subject.source.read(indices, batch);
+      if (is_generative(parts.likelihood)) normalize(spec, batch);  // the likelihood compares with them
       seed_module(parts.seed, draw, block);
-      torch::Tensor outputs = parts.network.forward(input_tensor(batch, subject.source.spec(), parts.network));
+      torch::Tensor outputs =
+          parts.network.forward(input_tensor(batch, spec, parts.network.dtype(), parts.network.device()));
       require(outputs.dim() == 2 && outputs.size(0) == batch.size && outputs.size(1) == columns_read(parts.likelihood),
               "the network gives {} values for {} examples where the likelihood needs {} for each", outputs.numel(),
               batch.size, columns_read(parts.likelihood));

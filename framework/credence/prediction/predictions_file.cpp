@@ -108,6 +108,7 @@ void write_images(NewFile& file, const std::string& group, const std::vector<std
                   const DataSource& source) {
   Batch batch;
   source.read(indices, batch);
+  normalize(source.spec(), batch);
   const std::vector<std::int64_t>& image = source.spec().input_shape;
   const Normalization& normalization = source.spec().normalization;
   const auto channels = static_cast<std::size_t>(image[0]);

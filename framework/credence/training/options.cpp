@@ -17,9 +17,15 @@ namespace {
 using enum OptionKind;
 
 constexpr std::array kOptions = {
-    OptionInfo{"data", "fashion-mnist", identity, false,
-               "fashion-mnist[:DIR] | mnist:DIR | moons | csv:FILE: what to train on"},
-    OptionInfo{"augment", "none", identity, false, "none | flip | crop:PIXELS | crop:PIXELS,flip"},
+    OptionInfo{
+        "data", "fashion-mnist", identity, false,
+        "fashion-mnist[:DIR] | mnist:DIR | moons | csv:FILE | images:DIR | cifar10:DIR | cifar100:DIR | pack:FILE: "
+        "what to train on"},
+    OptionInfo{"augment", "none", identity, false,
+               "none, or crop:PIXELS, flip, resized-crop[:LEAST_AREA], jitter:STRENGTH with commas between"},
+    OptionInfo{"image-size", "", identity, false,
+               "SIZE or SIZE/SHORT: pixels of a side, and of the short side before the middle is taken (default 8/7 "
+               "SIZE); default: the size that all images of a pack have, else 224"},
     OptionInfo{"network", "lenet5", identity, false,
                "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | lenet5-caffe | resnet20 | "
                "resnet18|34|50|101|152[:cifar][,unit-scale] | wide-resnet:DEPTH,WIDTH | linear[:nobias] | constant | "
@@ -92,6 +98,11 @@ constexpr std::array kOptions = {
     OptionInfo{"log-every", "100", machine, false, "steps between progress lines"},
     OptionInfo{"threads", "", machine, false,
                "per rank; default: OMP_NUM_THREADS, else the cores that this rank may use shared among local ranks"},
+    OptionInfo{"loader-threads", "", machine, false,
+               "that decode images, per rank; default: cores that training leaves free, all but one with a GPU, at "
+               "least 1"},
+    OptionInfo{"max-bad-records", "0", machine, false,
+               "unreadable images that each rank names and passes over before it gives up"},
     OptionInfo{"device", "auto", machine, false, "auto | cpu | cuda"},
     OptionInfo{"backend", "auto", machine, false, "auto | mpi | nccl"},
     OptionInfo{"timeout-seconds", "300", machine, false, "longest wait for another rank"},

@@ -143,7 +143,7 @@ TEST_F(Damage, OtherThingsThanCheckpointsAreNamed) {
 /// Changes a field of the user block and makes its digest right again.
 std::vector<char> with_field(std::vector<char> bytes, std::size_t at, std::uint32_t value) {
   std::memcpy(bytes.data() + at, &value, sizeof(value));
-  const auto digest = checkpoints::digest_of(std::as_bytes(std::span(bytes).first(496)));
+  const auto digest = digest_of(std::as_bytes(std::span(bytes).first(496)));
   std::memcpy(bytes.data() + 496, digest.data(), digest.size());
   return bytes;
 }

@@ -144,8 +144,7 @@ TEST(Augmentation, Specs) {
   }
   for (const char* const wrong : {"", "crop", "crop:", "crop:0", "crop:-1", "crop:x", "crop:4x", "crop:4,", ",flip",
                                   "Flip", "flip,flip", "crop:4,crop:4", "none,flip", "crop:99999999999", "rotate"})
-    EXPECT_THAT([&] { Augmentation::parse(wrong); },
-                ThrowsMessage<UserError>(HasSubstr(fmt::format("unknown augmentation '{}'", wrong))));
+    EXPECT_THAT([&] { Augmentation::parse(wrong); }, ThrowsMessage<UserError>(HasSubstr("augmentation")));
 }
 
 TEST(Augmentation, FitsImagesOnly) {

@@ -20,7 +20,8 @@ auto opening(const std::string& spec, const DataOptions& options = {}) {
 }
 
 TEST(OpenData, KnowsItsNames) {
-  EXPECT_THAT(data_names(), UnorderedElementsAre("moons", "csv", "mnist", "fashion-mnist"));
+  EXPECT_THAT(data_names(),
+              UnorderedElementsAre("moons", "csv", "mnist", "fashion-mnist", "images", "cifar10", "cifar100", "pack"));
 }
 
 TEST(OpenData, AnUnknownNameComesWithTheNearest) {
@@ -30,10 +31,10 @@ TEST(OpenData, AnUnknownNameComesWithTheNearest) {
                                                                          {"fashion_mnist", "fashion-mnist"},
                                                                          {"cvs:a.csv", "csv"},
                                                                          {"", "csv"}})
-    EXPECT_THAT(opening(given), ThrowsMessage<UserError>(
-                                    AllOf(HasSubstr(fmt::format("unknown data '{}'", given.substr(0, given.find(':')))),
-                                          HasSubstr(fmt::format("did you mean '{}'?", nearest)),
-                                          HasSubstr("fashion-mnist, mnist, moons, csv"))));
+    EXPECT_THAT(opening(given), ThrowsMessage<UserError>(AllOf(
+                                    HasSubstr(fmt::format("unknown data '{}'", given.substr(0, given.find(':')))),
+                                    HasSubstr(fmt::format("did you mean '{}'?", nearest)),
+                                    HasSubstr("fashion-mnist, mnist, moons, csv, images, cifar10, cifar100, pack"))));
 }
 
 TEST(OpenData, Moons) {

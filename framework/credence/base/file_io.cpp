@@ -1,4 +1,4 @@
-#include "credence/checkpoint/file_io.h"
+#include "credence/base/file_io.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -12,7 +12,7 @@
 #include <system_error>
 #include <vector>
 
-namespace credence::checkpoints {
+namespace credence {
 namespace fs = std::filesystem;
 namespace {
 
@@ -166,4 +166,4 @@ bool is_temporary_name(const std::string& name) {
          tail.find_first_not_of("0123456789-") == std::string::npos;
 }
 
-}  // namespace credence::checkpoints
+}  // namespace credence

@@ -1,4 +1,4 @@
-#include "credence/checkpoint/digest.h"
+#include "credence/base/digest.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -6,7 +6,7 @@
 #include <cstring>
 #include <new>
 
-namespace credence::checkpoints {
+namespace credence {
 namespace {
 
 Digest canonical(XXH128_hash_t hash) {
@@ -40,4 +40,4 @@ Digest Hasher::digest() const {
   return canonical(XXH3_128bits_digest(state_.get()));
 }
 
-}  // namespace credence::checkpoints
+}  // namespace credence

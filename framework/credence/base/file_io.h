@@ -11,7 +11,7 @@
 
 #include "credence/base/errors.h"
 
-namespace credence::checkpoints {
+namespace credence {
 
 /// Bytes that are hashed, written or read at a time: small enough to stay in a second-level cache.
 inline constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
@@ -86,4 +86,4 @@ class TemporaryFile {
 /// Whether the name is one that TemporaryFile gives.
 bool is_temporary_name(const std::string& name);
 
-}  // namespace credence::checkpoints
+}  // namespace credence

@@ -9,7 +9,7 @@
 #include <span>
 #include <string>
 
-namespace credence::checkpoints {
+namespace credence {
 
 /// XXH3-128 in its canonical (big-endian) bytes, the order in which its hexadecimal form is written.
 using Digest = std::array<std::uint8_t, 16>;
@@ -32,4 +32,4 @@ class Hasher {
   std::unique_ptr<XXH3_state_t, Free> state_;
 };
 
-}  // namespace credence::checkpoints
+}  // namespace credence

@@ -1,0 +1,240 @@
+#include <gmock/gmock.h>
+
+#include <atomic>
+#include <cstring>
+#include <fstream>
+
+#include "credence/base/errors.h"
+#include "credence/data/image_source.h"
+#include "credence/data/open.h"
+#include "credence/data/pack_store.h"
+#include "credence/data/pack_write.h"
+#include "unit/data/files.h"
+#include "unit/data/images.h"
+
+namespace credence {
+namespace {
+
+namespace fs = std::filesystem;
+using test::TemporaryDirectory;
+using testing::AllOf;
+using testing::AnyOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+/// Two splits of JPEGs, packed in parts.
+class Pack : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (const char* folder : {"images/train/a", "images/train/b", "images/test/a", "images/test/b"}) {
+      fs::create_directories(directory.path() / folder);
+      for (int i = 0; i < 3; ++i)
+        directory.write(std::string(folder) + "/" + std::to_string(i) + ".jpg",
+                        test::text(test::jpeg(24 + 8 * i, 40, 80 + i)));
+    }
+    train = open_store(source(), Split::train);
+    test_split = open_store(source(), Split::test);
+  }
+  std::string source() const { return "images:" + (directory.path() / "images").string(); }
+  fs::path file() const { return directory.path() / "packed.h5"; }
+  fs::path parts() const { return directory.path() / "parts"; }
+
+  std::vector<PackSource> sources() const {
+    return {{train.get(), PackSplit::train}, {test_split.get(), PackSplit::test}};
+  }
+  /// Records in the order given, each part ended by a sync.
+  void append(const std::vector<std::int64_t>& records, int part, const PackSettings& settings = {}) {
+    fs::create_directories(parts());
+    PartWriter writer(parts(), part, job);
+    for (const std::int64_t record : records) {
+      const ImageStore& store = record < train->size() ? *train : *test_split;
+      RecordPacker packer(store, settings);
+      writer.append(record, packer.pack(record % train->size()));
+    }
+    writer.sync();
+  }
+  void assemble() const {
+    std::atomic<std::int64_t> progress = 0;
+    write_pack(file(), parts(), sources(), read_parts(parts(), job).entries, progress);
+  }
+  std::string bytes() const {
+    std::ifstream stream(file(), std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), {}};
+  }
+
+  TemporaryDirectory directory;
+  std::unique_ptr<ImageStore> train;
+  std::unique_ptr<ImageStore> test_split;
+  Digest job{1, 2, 3};
+};
+
+TEST_F(Pack, GivesTheImagesOfItsSource) {
+  append({4, 0, 11, 6}, 0);
+  append({1, 2, 3, 5, 7, 8, 9, 10}, 3);
+  assemble();
+  for (const Split split : {Split::train, Split::test}) {
+    const auto packed = open_data("pack:" + file().string(), split, {.image_size = "16"});
+    const auto plain = open_data(source(), split, {.image_size = "16"});
+    EXPECT_EQ(packed->size(), 6);
+    EXPECT_EQ(packed->spec().class_names, plain->spec().class_names);
+    EXPECT_EQ(packed->spec().normalization, plain->spec().normalization);
+    EXPECT_EQ(test::whole(*packed).pixels, test::whole(*plain).pixels);
+    EXPECT_EQ(test::whole(*packed).labels, test::whole(*plain).labels);
+  }
+  const PackStore store(file(), Split::test);
+  EXPECT_EQ(store.path(4), "b/1.jpg");
+  EXPECT_EQ(store.common_size(), ImageSize{}) << "sizes differ";
+  EXPECT_TRUE(store.has_other_split());
+}
+
+TEST_F(Pack, RawAndReencodedAtAShortSide) {
+  const std::vector<std::int64_t> all = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+  append(all, 0, {.kind = PackSettings::Kind::raw, .short_side = 20});
+  assemble();
+  const PackStore raw(file(), Split::train);
+  std::vector<std::uint8_t> buffer;
+  const StoredImage image = raw.read(0, buffer);
+  EXPECT_EQ(image.encoding, Encoding::raw);
+  EXPECT_EQ(image.size, (ImageSize{20, 33}));
+  EXPECT_EQ(image.bytes.size(), 20U * 33 * 3);
+  fs::remove_all(parts());
+  append(all, 0, {.kind = PackSettings::Kind::jpeg, .short_side = 20, .quality = 95});
+  assemble();
+  const PackStore jpeg(file(), Split::train);
+  std::vector<std::uint8_t> encoded;
+  const StoredImage same = jpeg.read(0, encoded);
+  EXPECT_EQ(same.encoding, Encoding::jpeg);
+  ImageReader reader;
+  EXPECT_EQ(reader.open(same, 3), (ImageSize{20, 33}));
+  std::vector<std::uint8_t> pixels(20 * 33 * 3);
+  reader.read(whole_view({20, 33}, {20, 33}), pixels.data());
+  for (std::size_t i = 0; i < pixels.size(); ++i) ASSERT_NEAR(pixels[i], buffer[i], 8);
+}
+
+TEST_F(Pack, AJournalCutShortOrDamagedCountsUpToThere) {
+  append({0, 1, 2, 3}, 0);
+  const fs::path journal = parts() / "part-0000.journal";
+  fs::resize_file(journal, 64 + 3 * 64 - 1);
+  EXPECT_EQ(read_parts(parts(), job).entries.size(), 2U);
+  std::fstream stream(journal, std::ios::in | std::ios::out | std::ios::binary);
+  stream.seekp(64 + 64 + 9);
+  stream.put('\x7f');
+  stream.close();
+  EXPECT_EQ(read_parts(parts(), job).entries.size(), 1U);
+  EXPECT_EQ(read_parts(parts(), job).next_part, 1);
+  fs::resize_file(journal, 10);
+  EXPECT_EQ(read_parts(parts(), job).entries.size(), 0U);
+  append({0}, 1);
+  EXPECT_THAT([&] { read_parts(parts(), Digest{9}); }, ThrowsMessage<UserError>(HasSubstr("other data or with other")));
+}
+
+TEST_F(Pack, DamagedPartsAreNotAssembled) {
+  append({0, 1, 2}, 0);
+  std::fstream stream(parts() / "part-0000.bytes", std::ios::in | std::ios::out | std::ios::binary);
+  stream.seekp(700);
+  stream.put('\x55');
+  stream.close();
+  EXPECT_THAT([&] { assemble(); }, ThrowsMessage<DataError>(HasSubstr("the bytes of record")));
+  EXPECT_FALSE(fs::exists(file()));
+}
+
+TEST_F(Pack, AFlippedByteAnywhereIsFoundAndNamesTheRecord) {
+  append({0, 1, 2, 6, 7, 8}, 0);
+  assemble();
+  const std::string good = bytes();
+  const PackStore store(file(), Split::train);
+  std::vector<std::uint8_t> buffer;
+  std::size_t images = 0;
+  for (std::int64_t i = 0; i < store.size(); ++i) images += store.read(i, buffer).bytes.size();
+  int in_records = 0;
+  int in_tables = 0;
+  int harmless = 0;
+  for (std::size_t at = 0; at < good.size(); at += 13) {
+    std::string bad = good;
+    bad[at] = static_cast<char>(bad[at] ^ 0x10);
+    directory.write("packed.h5", bad);
+    try {
+      const auto source = open_data("pack:" + file().string(), Split::train, {.image_size = "16"});
+      test::whole(*source);
+      ++harmless;
+    } catch (const DataError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("packed.h5"));
+      const bool record = std::string(error.what()).find("record") != std::string::npos;
+      ++(record ? in_records : in_tables);
+    }
+  }
+  EXPECT_NEAR(in_records * 13.0, static_cast<double>(images), 3 * 13.0);
+  EXPECT_GT(in_tables, 512 / 13) << "the first 512 bytes and the tables";
+  // HDF5's own metadata, which reading does not need, and the images of the other split.
+  EXPECT_GT(harmless, 0);
+}
+
+TEST_F(Pack, FilesThatAreCutShortOrNoPack) {
+  append({0, 6}, 0);
+  assemble();
+  const std::string good = bytes();
+  const auto opening = [&](const std::string& content) {
+    return [this, content] {
+      directory.write("packed.h5", content);
+      open_data("pack:" + file().string(), Split::train);
+    };
+  };
+  for (const std::size_t length : {0, 100, 511, 512, 2000})
+    EXPECT_THAT(opening(good.substr(0, length)),
+                ThrowsMessage<DataError>(AnyOf(HasSubstr("no packed dataset"), HasSubstr("truncated or damaged"))));
+  EXPECT_THAT(opening(good.substr(0, good.size() - 1)), ThrowsMessage<DataError>(HasSubstr("truncated or damaged")));
+  EXPECT_THAT(opening(std::string(4096, 'x')), ThrowsMessage<DataError>(HasSubstr("credence pack makes one")));
+  EXPECT_THAT([] { open_data("pack:/nowhere.h5", Split::train); }, ThrowsMessage<DataError>(HasSubstr("/nowhere.h5")));
+}
+
+TEST_F(Pack, HostileTablesAreRefused) {
+  append({0, 1, 6}, 0);
+  assemble();
+  const std::string good = bytes();
+  PackUserBlock block;
+  std::memcpy(block.data(), good.data(), block.size());
+  const PackHeader header = decode_pack_header(block);
+  const auto refused = [&](const PackHeader& changed, const std::string& content) {
+    const PackUserBlock encoded = encode(changed);
+    std::string file_bytes = content;
+    std::memcpy(file_bytes.data(), encoded.data(), encoded.size());
+    directory.write("packed.h5", file_bytes);
+    return [this] { open_data("pack:" + file().string(), Split::train); };
+  };
+  for (std::size_t table = 0; table < kPackTables.size(); ++table)
+    for (const std::uint64_t value : {std::uint64_t{1} << 40, ~std::uint64_t{0}, ~std::uint64_t{0} - 15}) {
+      PackHeader wide = header;
+      wide.extents[table].bytes = value;
+      EXPECT_THROW(refused(wide, good)(), DataError) << table;
+      PackHeader far = header;
+      far.extents[table].offset = value;
+      EXPECT_THROW(refused(far, good)(), DataError) << table;
+    }
+  PackHeader many = header;
+  many.records = std::uint64_t{1} << 61;
+  EXPECT_THROW(refused(many, good)(), DataError);
+
+  // Tables that say something impossible, digests in order.
+  const auto with_value = [&](std::size_t table, std::int64_t value) {
+    std::string content = good;
+    std::memcpy(content.data() + header.extents[table].offset + 8, &value, sizeof(value));  // record 1
+    PackHeader sealed = header;
+    Hasher hasher;
+    for (std::size_t i = 1; i < kPackTables.size(); ++i)
+      hasher.update(std::as_bytes(std::span(content)).subspan(header.extents[i].offset, header.extents[i].bytes));
+    sealed.tables = hasher.digest();
+    return refused(sealed, content);
+  };
+  constexpr std::int64_t kHuge = std::int64_t{1} << 62;
+  for (const std::size_t table : {1U, 2U, 3U})
+    for (const std::int64_t value : {std::int64_t{-1}, kHuge, std::numeric_limits<std::int64_t>::min()})
+      EXPECT_THAT(with_value(table, value), ThrowsMessage<DataError>(HasSubstr("record 1"))) << table;
+  EXPECT_THAT(with_value(2, 0), ThrowsMessage<DataError>(HasSubstr("record 1 has 0 bytes")));
+  for (const std::size_t table : {6U, 7U})
+    for (const std::int64_t value : {std::int64_t{0}, std::int64_t{-1}, kHuge})
+      EXPECT_THAT(with_value(table, value), ThrowsMessage<DataError>(HasSubstr("record 1"))) << table;
+}
+
+}  // namespace
+}  // namespace credence
