@@ -1,10 +1,13 @@
 #include "credence/prediction/evaluate.h"
 
+#include <map>
+
 #include "assembly.h"
 #include "command_line.h"
 #include "commands.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
+#include "credence/data/corruption.h"
 #include "credence/data/open.h"
 #include "credence/posteriors/sparsity.h"
 #include "credence/prediction/predictions_file.h"
@@ -22,6 +25,9 @@ const std::vector<CommandOption>& evaluate_extras() {
       {"check",
        "STAT[,STAT]: posterior predictive checks by mean, variance, minimum, maximum, or of classes accuracy, "
        "class-entropy"},
+      {"corrupt",
+       "NAME[:SEVERITY][,...]: also on corrupted images, noise, blur, contrast, brightness, jpeg or pixelate at "
+       "severity 1 to 5 (all five where none is given); all: every one"},
       {"predictive", std::string(kPredictiveHelp)},
       {"predictions", "HDF5 file for per-example predictions and what figures are drawn from"},
       {"json", "the metrics as one JSON object, last line of stdout", true},
@@ -54,6 +60,27 @@ void print_depths(const nlohmann::json& depth) {
   }
 }
 
+void print_corrupted(const nlohmann::json& metrics) {
+  fmt::print("\n{:<14}{:>9}", "corrupted", "severity");
+  constexpr const char* kColumns[] = {"accuracy", "nll", "ece", "brier", "entropy", "mutual_information", "aurc"};
+  for (const char* name : kColumns) {
+    if (metrics.contains(name)) fmt::print("{:>{}}", name, std::max<std::size_t>(std::string(name).size() + 2, 10));
+  }
+  const auto row = [&](const std::string& name, const std::string& severity, const nlohmann::json& values) {
+    fmt::print("\n{:<14}{:>9}", name, severity);
+    for (const char* column : kColumns) {
+      if (!values.contains(column)) continue;
+      fmt::print("{:>{}.4f}", values[column].get<double>(), std::max<std::size_t>(std::string(column).size() + 2, 10));
+    }
+  };
+  row("none", "", metrics);
+  for (const nlohmann::json& entry : metrics["corrupted"]) {
+    row(entry["corruption"], std::to_string(entry["severity"].get<int>()), entry);
+  }
+  row("mean", "", metrics["corrupted_mean"]);
+  fmt::print("\n");
+}
+
 void print_metrics(const nlohmann::json& metrics) {
   fmt::print("{:<22} {:>12} {:>12}\n", "", "predictive", "at the mean");
   for (const auto& [name, value] : metrics.items()) {
@@ -75,6 +102,7 @@ void print_metrics(const nlohmann::json& metrics) {
   }
   if (metrics.contains("depth")) print_depths(metrics["depth"]);
   if (metrics.contains("checks")) print_checks(metrics["checks"]);
+  if (metrics.contains("corrupted")) print_corrupted(metrics);
 }
 
 /// How sparse the posterior is, and the same evaluation with what it does not need set to zero.
@@ -91,6 +119,27 @@ nlohmann::json evaluate_pruned(EvaluationParts parts, const EvaluationOptions& o
   return pruned;
 }
 
+/// The metrics of `parts.source` under each corruption, and their means over all of them. Collective.
+void add_corrupted(const std::vector<Corruption>& corruptions, const EvaluationParts& parts,
+                   const EvaluationOptions& options, nlohmann::json& metrics) {
+  nlohmann::json& list = metrics["corrupted"] = nlohmann::json::array();
+  std::map<std::string, double> sums;
+  for (const Corruption& corruption : corruptions) {
+    const std::unique_ptr<DataSource> source = corrupted(parts.source, corruption);
+    nlohmann::json entry = to_json(evaluate(
+        {parts.network, parts.posterior, parts.likelihood, *source, parts.communicator, nullptr, nullptr}, options));
+    entry["corruption"] = name_of(corruption.kind);
+    entry["severity"] = corruption.severity;
+    for (const auto& [name, value] : entry.items()) {
+      if (value.is_number_float()) sums[name] += value.get<double>();
+    }
+    list.push_back(std::move(entry));
+  }
+  for (const auto& [name, sum] : sums) {
+    metrics["corrupted_mean"][name] = sum / static_cast<double>(corruptions.size());
+  }
+}
+
 }  // namespace
 
 int run_evaluate(const CommandContext& context) {
@@ -104,6 +153,8 @@ int run_evaluate(const CommandContext& context) {
   require(path.has_value(), "evaluate needs --checkpoint DIR or FILE");
   int samples = parse_draws(line, "samples", 32);
   const Split split = parse_split(line.text("split").value_or("test"));
+  std::vector<Corruption> corruptions;
+  if (const auto spec = line.text("corrupt")) corruptions = parse_corruptions(*spec);
 
   const auto control = make_control_communicator(line.training, session);
   const Machine machine = choose_machine(line.training, session, *control);
@@ -154,6 +205,12 @@ int run_evaluate(const CommandContext& context) {
   metrics["checkpoint"] = loaded->checkpoint.file().string();
   metrics["draws"] = model.posterior->linearized() ? "linearized" : "sampled";
   if (!measure_sparsity(*model.posterior).tensors.empty()) metrics["pruned"] = evaluate_pruned(parts, options);
+  if (!corruptions.empty()) {
+    EvaluationOptions plain = options;
+    plain.keep_probabilities = false;
+    plain.checks.clear();
+    add_corrupted(corruptions, parts, plain, metrics);
+  }
   metrics["step"] = loaded->checkpoint.integer("step");
   if (line.has("json")) {
     print_json(session, metrics);

@@ -52,6 +52,21 @@ class Commands(RunTest):
                 self.assertLess(abs(plan["checkpoint_bytes"] - size), 0.05 * size)
                 self.assertEqual(plan["steps"], 25)
 
+    def test_corrupted_images_are_harder(self):
+        self.succeed("train", "--network", "lenet5", "--batch", 128, "--steps", 120, "--progress", "none", "--out", self.folder)
+        evaluate = ("evaluate", "--checkpoint", self.folder, "--samples", 2)
+        corrupt = (*evaluate, "--corrupt", "contrast:5,noise:1")
+        metrics = [self.succeed(*corrupt, "--json", ranks=ranks).json for ranks in (1, 2)]
+        self.assertEqual(metrics[0], metrics[1])
+        contrast, noise = metrics[0]["corrupted"]
+        self.assertEqual((contrast["corruption"], contrast["severity"]), ("contrast", 5))
+        self.assertEqual((noise["corruption"], noise["severity"]), ("noise", 1))
+        self.assertLess(contrast["accuracy"], metrics[0]["accuracy"] - 0.05)
+        self.assertLess(abs(noise["accuracy"] - metrics[0]["accuracy"]), 0.05)
+        self.assertAlmostEqual(metrics[0]["corrupted_mean"]["accuracy"], (contrast["accuracy"] + noise["accuracy"]) / 2)
+        self.assertIn("contrast", self.succeed(*corrupt).stdout)
+        self.assert_refused(run(*evaluate, "--corrupt", "contrasts"), 2, "contrast")
+
     def test_checkpoint_as_h5py_sees_it(self):
         self.succeed("train", *MOONS, "--steps", 30, "--progress", "none", "--out", self.folder, ranks=2)
         with h5py.File(checkpoints(self.folder)[-1]) as file:
