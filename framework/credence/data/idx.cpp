@@ -104,6 +104,9 @@ IdxFiles find_idx_files(const fs::path& directory, Split split, const std::strin
   IdxFiles files;
   files.images = find("images", "idx3-ubyte");
   files.labels = find("labels", "idx1-ubyte");
+  files.has_other_split =
+      find_file(directory, (split == Split::train ? "t10k" : "train") + std::string("-images"), "idx3-ubyte")
+          .has_value();
   return files;
 }
 
@@ -137,6 +140,40 @@ void IdxSource::fill(std::span<const std::int64_t> examples, Batch& batch) const
     for (std::int64_t i = 0; i < elements; ++i) to[i] = values[pixels[i]];
     if (!labels_.empty()) batch.labels[row] = labels_[static_cast<std::size_t>(example)];
   }
+}
+
+IdxStore::IdxStore(const IdxFiles& files, int channels) : file_(files.images) {
+  IdxArray images = read_idx(files.images, kImagesMagic);
+  const std::vector<std::uint8_t> labels = read_labels(files, images.shape[0]);
+  labels_.assign(labels.begin(), labels.end());
+  classes_ = files.classes;
+  class_names_ = files.class_names;
+  channels_ = channels;
+  has_other_split_ = files.has_other_split;
+  common_size_ = {images.shape[1], images.shape[2]};
+  normalization_ = files.normalization;
+  images_ = std::move(images.bytes);
+}
+
+std::string IdxStore::name(std::int64_t record) const {
+  return fmt::format("{}, record {}", file_.string(), record);
+}
+
+std::string IdxStore::path(std::int64_t record) const {
+  return fmt::format("{}#{}", file_.filename().string(), record);
+}
+
+StoredImage IdxStore::read(std::int64_t record, std::vector<std::uint8_t>& buffer) const {
+  const auto area = static_cast<std::size_t>(common_size_.height * common_size_.width);
+  const auto pixels = std::span(images_).subspan(static_cast<std::size_t>(record) * area, area);
+  if (channels_ == 1) return {Encoding::raw, common_size_, pixels};
+  buffer.clear();
+  for (const std::uint8_t pixel : pixels) buffer.insert(buffer.end(), static_cast<std::size_t>(channels_), pixel);
+  return {Encoding::raw, common_size_, buffer};
+}
+
+void IdxStore::add_to(ContentDigest& digest) const {
+  digest.add(std::span<const std::uint8_t>(images_));
 }
 
 }  // namespace credence

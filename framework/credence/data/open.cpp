@@ -46,35 +46,6 @@ std::unique_ptr<DataSource> open_csv(const Request& request) {
   return read_csv(request.argument, request.split);
 }
 
-std::unique_ptr<DataSource> open_idx(const IdxFiles& found, const IdxFiles& kind, const Request& request) {
-  IdxFiles files = kind;
-  files.images = found.images;
-  files.labels = found.labels;
-  if (request.options.normalization) files.normalization = *request.options.normalization;
-  return std::make_unique<IdxSource>(files);
-}
-
-std::unique_ptr<DataSource> open_mnist(const Request& request) {
-  require(!request.argument.empty(), "mnist needs the folder of its idx files: mnist:DIR");
-  IdxFiles kind;
-  kind.class_names = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
-  kind.normalization = {{0.1307}, {0.3081}};
-  return open_idx(find_idx_files(request.argument, request.split,
-                                 "mnist:DIR needs the folder with MNIST's published idx files, names unchanged"),
-                  kind, request);
-}
-
-std::unique_ptr<DataSource> open_fashion_mnist(const Request& request) {
-  IdxFiles kind;
-  kind.class_names = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-                      "Sandal",      "Shirt",   "Sneaker",  "Bag",   "Ankle boot"};
-  kind.normalization = {{0.2860}, {0.3530}};
-  return open_idx(find_idx_files(request.argument.empty() ? kFashionMnistPackage : request.argument, request.split,
-                                 "install the package dataset-fashion-mnist (apt-get install dataset-fashion-mnist) or "
-                                 "name the folder of the idx files, fashion-mnist:DIR"),
-                  kind, request);
-}
-
 constexpr std::int64_t kDefaultImageSize = 224;
 
 std::unique_ptr<DataSource> open_images(std::unique_ptr<ImageStore> store, const DataOptions& options) {
@@ -98,6 +69,57 @@ std::unique_ptr<DataSource> open_images(std::unique_ptr<ImageStore> store, const
   image.max_bad_records = options.max_bad_records;
   image.threads = options.threads;
   return std::make_unique<ImageSource>(std::move(store), image);
+}
+
+IdxFiles mnist_files(const std::string& argument, Split split) {
+  require(!argument.empty(), "mnist needs the folder of its idx files: mnist:DIR");
+  IdxFiles files =
+      find_idx_files(argument, split, "mnist:DIR needs the folder with MNIST's published idx files, names unchanged");
+  files.class_names = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
+  files.normalization = {{0.1307}, {0.3081}};
+  return files;
+}
+
+IdxFiles fashion_mnist_files(const std::string& argument, Split split) {
+  IdxFiles files = find_idx_files(argument.empty() ? kFashionMnistPackage : argument, split,
+                                  "install the package dataset-fashion-mnist (apt-get install dataset-fashion-mnist) "
+                                  "or name the folder of the idx files, fashion-mnist:DIR");
+  files.class_names = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+                       "Sandal",      "Shirt",   "Sneaker",  "Bag",   "Ankle boot"};
+  files.normalization = {{0.2860}, {0.3530}};
+  return files;
+}
+
+/// For a network of coloured images, or of another size, they are coloured and resized, whole.
+std::unique_ptr<DataSource> open_idx(IdxFiles files, const DataOptions& options) {
+  const std::vector<std::int64_t>& trained = options.trained_shape;
+  if (trained.size() == 3) {
+    auto store = std::make_unique<IdxStore>(files, static_cast<int>(trained[0]));
+    const ImageSize own = store->common_size();
+    if (trained[0] == 3 || own.height != trained[1] || own.width != trained[2]) {
+      DataOptions whole = options;
+      whole.image_size = fmt::format("{0}/{0}", std::max(trained[1], trained[2]));
+      return open_images(std::move(store), whole);
+    }
+  }
+  if (options.normalization) files.normalization = *options.normalization;
+  return std::make_unique<IdxSource>(files);
+}
+
+std::unique_ptr<DataSource> open_mnist(const Request& request) {
+  return open_idx(mnist_files(request.argument, request.split), request.options);
+}
+
+std::unique_ptr<DataSource> open_fashion_mnist(const Request& request) {
+  return open_idx(fashion_mnist_files(request.argument, request.split), request.options);
+}
+
+std::unique_ptr<ImageStore> store_mnist(const std::string& argument, Split split) {
+  return std::make_unique<IdxStore>(mnist_files(argument, split));
+}
+
+std::unique_ptr<ImageStore> store_fashion_mnist(const std::string& argument, Split split) {
+  return std::make_unique<IdxStore>(fashion_mnist_files(argument, split));
 }
 
 std::unique_ptr<ImageStore> store_folder(const std::string& argument, Split split) {
@@ -136,8 +158,8 @@ std::unique_ptr<DataSource> open_cifar100(const Request& request) {
   return open_images(store_cifar100(request.argument, request.split), request.options);
 }
 
-constexpr Entry kEntries[] = {{"fashion-mnist", open_fashion_mnist, nullptr},
-                              {"mnist", open_mnist, nullptr},
+constexpr Entry kEntries[] = {{"fashion-mnist", open_fashion_mnist, store_fashion_mnist},
+                              {"mnist", open_mnist, store_mnist},
                               {"moons", open_moons, nullptr},
                               {"csv", open_csv, nullptr},
                               {"images", open_folder, store_folder},
@@ -173,7 +195,7 @@ std::unique_ptr<ImageStore> open_store(const std::string& spec, Split split) {
   const auto [name, argument] = parse_spec(spec);
   const Entry& entry = find_entry(name);
   require(entry.store != nullptr,
-          "{} cannot be packed: it is for images that are decoded (images, cifar10, cifar100, pack)", spec);
+          "{} cannot be packed: that is for images (images, cifar10, cifar100, mnist, fashion-mnist, pack)", spec);
   return entry.store(argument, split);
 }
 

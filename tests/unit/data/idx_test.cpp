@@ -258,5 +258,34 @@ TEST(Mnist, ReadsTheSharedTestSet) {
   EXPECT_THAT(of_class, ElementsAre(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009));
 }
 
+TEST_F(Idx, ServesAsImagesForPackingAndForOtherNetworks) {
+  directory_.write("train-images-idx3-ubyte", images_file());
+  directory_.write("train-labels-idx1-ubyte", labels_file());
+  const std::string spec = "mnist:" + directory_.path().string();
+  const auto store = open_store(spec, Split::train);
+  EXPECT_EQ(store->size(), 3);
+  EXPECT_EQ(store->channels(), 1);
+  EXPECT_EQ(store->label(2), 9);
+  EXPECT_FALSE(store->has_other_split());
+  std::vector<std::uint8_t> buffer;
+  const StoredImage image = store->read(2, buffer);
+  EXPECT_EQ(image.size, (ImageSize{2, 3}));
+  EXPECT_THAT(std::vector<int>(image.bytes.begin(), image.bytes.end()), ElementsAre(10, 20, 30, 40, 50, 60));
+
+  // As out-of-distribution data of a network for coloured images: three channels alike.
+  const auto source =
+      open_data(spec, Split::train, {.normalization = kImageNetNormalization, .trained_shape = {3, 4, 4}});
+  EXPECT_THAT(source->spec().input_shape, ElementsAre(3, 4, 4));
+  Batch batch;
+  source->read(std::vector<std::int64_t>{2}, batch);
+  ASSERT_EQ(batch.pixels.size(), 3U * 4 * 4);
+  for (std::size_t pixel = 0; pixel < batch.pixels.size(); pixel += 3) {
+    EXPECT_EQ(batch.pixels[pixel], batch.pixels[pixel + 1]);
+    EXPECT_EQ(batch.pixels[pixel], batch.pixels[pixel + 2]);
+  }
+  // A network for just such images gets them as they are.
+  EXPECT_EQ(open_data(spec, Split::train, {.trained_shape = {1, 2, 3}})->as_images(), nullptr);
+}
+
 }  // namespace
 }  // namespace credence
