@@ -47,9 +47,11 @@ void read_config(const std::string& file, std::span<const std::string_view> trai
   text << stream.rdbuf();
   require(stream.good(), "cannot read the configuration file {}", file);
   const OptionValues from_file = from_ini(text.str(), file);
+  const bool has_length = values.given("epochs") || values.given("steps");  // two names for one thing
   for (const auto& [name, list] : from_file.all()) {
     require(std::find(training_names.begin(), training_names.end(), name) != training_names.end(),
             "{}: this command takes no option {}", file, name);
+    if (has_length && (name == "epochs" || name == "steps")) continue;
     if (!values.given(name)) values.set(name, list);
   }
 }

@@ -129,6 +129,12 @@ class Commands(RunTest):
         self.succeed("train", "--config", self.folder / "a" / "config.ini", "--out", self.folder / "b")
         self.assert_same_bits(checkpoints(self.folder / "a")[-1], checkpoints(self.folder / "b")[-1])
 
+    def test_the_command_line_wins_over_config_ini_by_either_name_of_length(self):
+        (self.folder / "long.ini").write_text("epochs = 1000\n")
+        result = self.succeed("train", *MOONS, "--config", self.folder / "long.ini", "--steps", 4, "--json", "--out",
+                              self.folder / "run")
+        self.assertEqual(result.json["step"], 4)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
