@@ -312,6 +312,13 @@ void require_same_targets(const ExampleSpec& data, const ExampleSpec& trained, c
     require(data.classes > 0 && data.classes <= trained.classes,
             "{} has {} classes (0: real-valued targets), and the network was trained on {}", spec, data.classes,
             trained.classes);
+    // Labels are places in a list of names: of another list they would mean something else.
+    if (!data.class_names.empty() && !trained.class_names.empty() && data.class_names != trained.class_names) {
+      const auto [mine, theirs] = std::ranges::mismatch(data.class_names, trained.class_names);
+      throw DataError(fmt::format("{} has other classes than the network was trained on: '{}' where training had '{}'",
+                                  spec, mine == data.class_names.end() ? "none" : *mine,
+                                  theirs == trained.class_names.end() ? "none" : *theirs));
+    }
   } else {
     const std::int64_t columns = data.classes > 0 ? 1 : data.target_size;
     require(columns == trained.target_size, "{} has {} targets an example, and the network was trained on {}", spec,

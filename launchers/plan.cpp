@@ -214,7 +214,7 @@ int run_plan(const CommandContext& context) {
   require(!line.training.given("epochs") || !line.training.given("steps"), "give --epochs or --steps, not both");
   const auto control = make_control_communicator(line.training, context.session);
   const Machine machine = choose_machine(line.training, context.session, *control);
-  const auto source = open_data(line.training.text("data"), Split::train);
+  const auto source = open_data(line.training.text("data"), Split::train, data_options(line.training, machine));
   const Figures figures = plan_run(line.training, machine, *source, static_cast<int>(ranks));
   line.has("json") ? print_json(context.session, to_json(figures)) : print(figures, machine.device.is_cuda());
   return 0;

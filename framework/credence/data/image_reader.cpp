@@ -65,6 +65,12 @@ void turn(const std::uint8_t* from, const ImageSize& upright, int channels, int 
     }
 }
 
+void mirror_rows(const ImageSize& size, int channels, std::uint8_t* pixels) {
+  for (std::int64_t y = 0; y < size.height; ++y, pixels += size.width * channels)
+    for (std::int64_t x = 0; x < size.width / 2; ++x)
+      std::swap_ranges(pixels + x * channels, pixels + (x + 1) * channels, pixels + (size.width - 1 - x) * channels);
+}
+
 /// How far an output pixel's filter reaches beyond the view, source pixels.
 double reach(double length, std::int64_t outputs) {
   return std::max(length / static_cast<double>(outputs), 1.0) + 1.0;
@@ -113,13 +119,19 @@ ResizeAxis axis_of(double begin, double length, std::int64_t low, std::int64_t c
 
 }  // namespace
 
+ImageView box_view(const Box& box, const ImageSize& output) {
+  ImageView view;
+  view.top = static_cast<double>(box.top);
+  view.left = static_cast<double>(box.left);
+  view.height = static_cast<double>(box.height);
+  view.width = static_cast<double>(box.width);
+  view.readable = box;
+  view.output = output;
+  return view;
+}
+
 ImageView whole_view(const ImageSize& image, const ImageSize& output) {
-  return {0.0,
-          0.0,
-          static_cast<double>(image.height),
-          static_cast<double>(image.width),
-          {0, 0, image.height, image.width},
-          output};
+  return box_view({0, 0, image.height, image.width}, output);
 }
 
 ImageSize with_short_side(const ImageSize& image, std::int64_t short_side) {
@@ -135,12 +147,12 @@ ImageView center_view(const ImageSize& image, const ImageSize& output, std::int6
   const double horizontal = static_cast<double>(image.width) / static_cast<double>(resized.width);
   const double top = std::nearbyint(static_cast<double>(resized.height - output.height) / 2.0);
   const double left = std::nearbyint(static_cast<double>(resized.width - output.width) / 2.0);
-  return {top * vertical,
-          left * horizontal,
-          static_cast<double>(output.height) * vertical,
-          static_cast<double>(output.width) * horizontal,
-          {0, 0, image.height, image.width},
-          output};
+  ImageView view = whole_view(image, output);
+  view.top = top * vertical;
+  view.left = left * horizontal;
+  view.height = static_cast<double>(output.height) * vertical;
+  view.width = static_cast<double>(output.width) * horizontal;
+  return view;
 }
 
 ImageSize ImageReader::open(const StoredImage& image, int channels) {
@@ -189,13 +201,15 @@ void ImageReader::read(const ImageView& upright_view, std::uint8_t* to) {
     turned_.resize(static_cast<std::size_t>(view.output.height * view.output.width * channels_));
     target = turned_.data();
   }
-  resizer_.resize(pixels,
-                  axis_of(view.top, view.height, view.readable.top, view.readable.height, view.output.height, scale,
-                          top, pixels.height),
-                  axis_of(view.left, view.width, view.readable.left, view.readable.width, view.output.width, scale,
-                          left, pixels.width),
-                  target);
-  if (orientation_ != 1) turn(target, upright_view.output, channels_, orientation_, to);
+  const ResizeAxis vertical = axis_of(view.top, view.height, view.readable.top, view.readable.height,
+                                      view.output.height, scale, top, pixels.height);
+  ResizeAxis horizontal = axis_of(view.left, view.width, view.readable.left, view.readable.width, view.output.width,
+                                  scale, left, pixels.width);
+  horizontal.mirrored = view.mirrored && orientation_ == 1;
+  resizer_.resize(pixels, vertical, horizontal, target);
+  if (orientation_ == 1) return;
+  turn(target, upright_view.output, channels_, orientation_, to);
+  if (view.mirrored) mirror_rows(upright_view.output, channels_, to);
 }
 
 }  // namespace credence

@@ -17,8 +17,11 @@ struct ImageView {
   double width = 0.0;
   Box readable;  // the filter reads nothing outside
   ImageSize output;
+  bool mirrored = false;  // the last column first
 };
 
+/// A part of the image; the filter reads nothing outside.
+ImageView box_view(const Box& box, const ImageSize& output);
 /// The whole image at the given size.
 ImageView whole_view(const ImageSize& image, const ImageSize& output);
 /// The middle of the image, `output` pixels high and wide, once its short side is `short_side` pixels: torchvision's

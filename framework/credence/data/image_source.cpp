@@ -129,18 +129,16 @@ void ImageSource::decode(std::int64_t record, const Example& example, std::uint8
   ImageView view;
   if (augmentation != nullptr && augmentation->resized_crop) {
     const Box box = draw_resized_crop(*augmentation->resized_crop, *example.noise, size);
-    view = {static_cast<double>(box.top),
-            static_cast<double>(box.left),
-            static_cast<double>(box.height),
-            static_cast<double>(box.width),
-            box,
-            output};
+    view = box_view(box, output);
   } else {
     view = center_view(size, output, options_.short_side);
   }
+  CropAndFlip change;
+  if (augmentation != nullptr) change = draw_crop_and_flip(*augmentation, *example.noise);
+  if (change.top == 0 && change.left == 0) view.mirrored = std::exchange(change.flip, false);
   mine.reader.read(view, to);
   if (augmentation == nullptr) return;
-  crop_and_flip(draw_crop_and_flip(*augmentation, *example.noise), output, channels, to, mine.original);
+  crop_and_flip(change, output, channels, to, mine.original);
   if (augmentation->jitter)
     jitter(draw_jitter(*augmentation->jitter, *example.noise), output.height * output.width, to);
 }

@@ -171,8 +171,9 @@ JpegDecoder::Region JpegDecoder::decode(const Box& box, int eighths) {
   State& state = *state_;
   Box scaled;
   if (!state.start(box, eighths, &scaled)) state.fail();
-  // Without initialising it: every byte is about to be written. A little more, as SIMD code writes whole vectors.
-  state.pixels.resize(static_cast<std::size_t>(4 * scaled.width * scaled.height) + 64);
+  // A little more than needed: SIMD code may write whole vectors.
+  const auto bytes = static_cast<std::size_t>(4 * scaled.width * scaled.height) + 64;
+  if (state.pixels.size() < bytes) state.pixels.resize(bytes);  // growing writes zeros first
   const bool inks = state.info.out_color_space == JCS_CMYK;
   const bool inverted = state.info.saw_Adobe_marker != 0;
   if (!state.read_rows(scaled, state.pixels.data())) state.fail();

@@ -14,6 +14,17 @@ struct ResizeAxis {
   std::int64_t low = 0;  // source pixels that may be read: [low, high)
   std::int64_t high = 0;
   std::int64_t outputs = 0;
+  bool mirrored = false;  // of the horizontal axis: the last output first
+};
+
+/// What one row of outputs is made of, for the code of each instruction set.
+struct ResizeColumns {
+  const std::int16_t* row;      // summed over source rows
+  const std::int32_t* first;    // pixel, by output
+  const std::int16_t* weights;  // [outputs, taps]
+  std::int64_t taps;            // even: the last weight may be zero
+  std::int64_t outputs;
+  std::int64_t step;  // -1: the last output is written first
 };
 
 /// Resampling with a triangle filter, widened where the image shrinks (antialiased): what Pillow and torchvision call
@@ -26,10 +37,11 @@ class Resizer {
   void resize(const PixelView& from, const ResizeAxis& vertical, const ResizeAxis& horizontal, std::uint8_t* to);
 
  private:
-  struct Taps {  // of output i: sources first[i] .. first[i] + count - 1, weights [i * count ...]
+  struct Taps {  // of output i: sources first[i] .. first[i] + count - 1, weights [i * stride ...], the rest zero
     std::vector<std::int32_t> first;
     std::vector<std::int16_t> weights;
-    int count = 0;
+    std::int64_t count = 0;
+    std::int64_t stride = 0;  // even
   };
   static void plan(const ResizeAxis& axis, std::int64_t size, Taps& taps);
 

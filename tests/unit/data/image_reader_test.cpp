@@ -95,11 +95,36 @@ TEST(ImageReader, PutsEveryOrientationUpright) {
     ImageReader reader;
     reader.open(stored(turned), 3);
     Bytes part(5 * 4 * 3);
-    reader.read({3, 2, 5, 4, {3, 2, 5, 4}, {5, 4}}, part.data());
+    reader.read(box_view({3, 2, 5, 4}, {5, 4}), part.data());
     Bytes cut;
     for (std::int64_t y = 3; y < 8; ++y)
       cut.insert(cut.end(), expected.begin() + (y * width + 2) * 3, expected.begin() + (y * width + 6) * 3);
     EXPECT_LE(largest_difference(part, cut), 4) << orientation;
+  }
+}
+
+TEST(ImageReader, MirroredIsTheSameBackwards) {
+  const Bytes pixels = test::pattern(20, 30);
+  const auto rows_backwards = [](const Bytes& image, std::int64_t width) {
+    Bytes result;
+    for (std::int64_t y = 0; y < static_cast<std::int64_t>(image.size()) / 3 / width; ++y)
+      for (std::int64_t x = width - 1; x >= 0; --x)
+        result.insert(result.end(), image.begin() + (y * width + x) * 3, image.begin() + (y * width + x) * 3 + 3);
+    return result;
+  };
+  const Bytes jpeg = test::jpeg(40, 60);
+  const Bytes turned = test::with_orientation(jpeg, 6);
+  for (const StoredImage& image :
+       {StoredImage{Encoding::raw, {20, 30}, pixels}, stored(jpeg), stored(png_gray_file), stored(turned)}) {
+    ImageReader reader;
+    ImageView view = whole_view(reader.open(image, 3), {11, 13});
+    Bytes plain(11 * 13 * 3);
+    Bytes mirrored(11 * 13 * 3);
+    reader.read(view, plain.data());
+    view.mirrored = true;
+    reader.open(image, 3);
+    reader.read(view, mirrored.data());
+    EXPECT_EQ(mirrored, rows_backwards(plain, 13));
   }
 }
 
@@ -127,8 +152,7 @@ TEST(ImageReader, ScaledDecodingKeepsTheGeometry) {
       ImageReader reader;
       reader.open(stored(file), 3);
       Bytes part(static_cast<std::size_t>(output * output * 3));
-      reader.read({double(box.top), double(box.left), double(box.height), double(box.width), box, {output, output}},
-                  part.data());
+      reader.read(box_view(box, {output, output}), part.data());
       double worst = 0.0;
       for (std::int64_t y = 2; y < output - 2; ++y)
         for (std::int64_t x = 2; x < output - 2; ++x) {

@@ -1,0 +1,148 @@
+"""Image folders and packed files: the same run from either, on any number of ranks; packs that survive kills; bad files."""
+
+import os
+import shutil
+import signal
+import unittest
+import zlib
+
+import h5py
+import numpy as np
+
+from support import RunTest, checkpoints, contents, run, start, wait_until
+
+TRAIN = ["train", "--network", "resnet20", "--image-size", "16", "--augment", "resized-crop,flip,jitter:0.2", "--batch", "8",
+         "--shards", "2", "--steps", 2, "--progress", "none"]
+
+
+def png(pixels):
+    """The bytes of a PNG file with these pixels, uint8 [height, width, 3]."""
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    height, width, _ = pixels.shape
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    rows = b"".join(b"\0" + pixels[y].tobytes() for y in range(height))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+
+
+class Images(RunTest):
+    def make(self, train=8, test=4, size=24):
+        """Folders of noise whose colour tells the class, under names that tell nothing."""
+        generator = np.random.default_rng(0)
+        for split, count in (("train", train), ("test", test)):
+            for label, name in enumerate(("ant", "bee")):
+                folder = self.folder / "images" / split / name
+                folder.mkdir(parents=True, exist_ok=True)
+                for i in range(count):
+                    pixels = generator.integers(0, 120, (size + i % 5, size, 3), dtype=np.uint8)
+                    pixels[:, :, label] += 100
+                    (folder / f"{i:05}.JPEG").write_bytes(png(pixels))
+        return self.folder / "images"
+
+    def pack(self, source, *arguments, file="packed.h5", **options):
+        return self.succeed("pack", f"images:{source}", self.folder / file, *arguments, **options)
+
+    def train(self, data, out, ranks=1, *more):
+        self.succeed(*TRAIN, "--data", data, "--out", self.folder / out, *more, ranks=ranks)
+        return checkpoints(self.folder / out)[-1]
+
+    def test_the_same_bits_from_folders_and_packs_on_any_ranks(self):
+        source = self.make()
+        packed = self.pack(source, "--json", ranks=2)
+        self.assertEqual(packed.json["images"], 24)
+        plain = self.train(f"images:{source}", "plain")
+        file = f"pack:{self.folder / 'packed.h5'}"
+        for out, data, ranks, more in (("two", file, 2, ()), ("one", file, 1, ("--loader-threads", "3"))):
+            other = self.train(data, out, ranks, *more)
+            a, b = contents(plain), contents(other)
+            different = [name for name in a if a[name].tobytes() != b[name].tobytes()]
+            self.assertEqual(different, [], out)
+        result = self.succeed("evaluate", "--checkpoint", self.folder / "two", "--samples", 2, "--json", "--ood", f"images:{source}")
+        self.assertEqual(result.json["split"] if "split" in result.json else "test", "test")
+        self.assertGreater(result.json["accuracy"], 0.0)
+
+    def test_a_pack_as_h5py_sees_it(self):
+        source = self.make()
+        self.pack(source)
+        with h5py.File(self.folder / "packed.h5") as file:
+            self.assertEqual(file.attrs["format"], "credence-pack")
+            self.assertEqual(bytes(file["class_names"][()]), b"ant\0bee\0")
+            paths = bytes(file["paths"][()]).split(b"\0")[:-1]
+            self.assertEqual(len(paths), 24)
+            for i, (split, path) in enumerate(zip(file["split"][()], paths)):
+                name = source / ("train", "test")[split] / path.decode()
+                begin = file["offset"][i]
+                self.assertEqual(bytes(file["bytes"][begin:begin + file["length"][i]]), name.read_bytes())
+                self.assertEqual(file["label"][i], ("ant", "bee").index(name.parent.name))
+        self.pack(source, "--encoding", "raw", "--short-side", 10, file="raw.h5")
+        with h5py.File(self.folder / "raw.h5") as file:
+            self.assertTrue(np.all(np.minimum(file["height"][()], file["width"][()]) == 10))
+            self.assertTrue(np.all(file["height"][()] * file["width"][()] * 3 == file["length"][()]))
+
+    def test_a_killed_pack_goes_on(self):
+        source = self.make(train=300, test=2, size=224)
+        parts = self.folder / "packed.h5.parts"
+        process = start("pack", f"images:{source}", self.folder / "packed.h5", ranks=2)
+        journals = lambda: sum(f.stat().st_size for f in parts.glob("*.journal")) if parts.exists() else 0
+        wait_until(lambda: journals() > 64 * 40 or process.poll() is not None, "some records of a pack")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if not (self.folder / "packed.h5").exists():
+            self.assertGreater(journals(), 64 * 40)
+            refused = run("pack", f"images:{source}", self.folder / "packed.h5", "--encoding", "raw")
+            self.assert_refused(refused, 2, "other data or with other options")
+            result = self.pack(source, "--json")
+            self.assertGreater(result.json["resumed"], 30)
+            self.assertEqual(result.json["images"], 604)
+        self.assertFalse(parts.exists())
+        self.pack(source, file="whole.h5")
+        with h5py.File(self.folder / "packed.h5") as a, h5py.File(self.folder / "whole.h5") as b:
+            for name in a:
+                self.assertTrue(np.array_equal(a[name][()], b[name][()]), name)
+
+    def refuse(self, code, *words, data, more=()):
+        for ranks in (1, 2):
+            out = self.folder / f"refused{ranks}"
+            shutil.rmtree(out, ignore_errors=True)
+            self.assert_refused(run(*TRAIN, "--data", data, "--out", out, *more, ranks=ranks), code, *words)
+
+    def test_bad_input(self):
+        source = self.make()
+        victim = source / "train" / "ant" / "00003.JPEG"
+        whole = victim.read_bytes()
+        for content, word in ((whole[:300], "truncated or corrupt"), (b"", "empty"), (b"a text\n", "neither JPEG nor PNG")):
+            victim.write_bytes(content)
+            self.refuse(65, "00003.JPEG", word, "--max-bad-records", data=f"images:{source}")
+            self.assert_refused(run("pack", f"images:{source}", self.folder / "bad.h5", ranks=2), 65, "00003.JPEG", word)
+        self.train(f"images:{source}", "passed", 1, "--max-bad-records", "1")
+        result = self.pack(source, "--max-bad-records", 1, "--json", file="fewer.h5")
+        self.assertEqual((result.json["images"], result.json["bad"]), (23, 1))
+        victim.write_bytes(whole)
+        shutil.rmtree(source / "test" / "bee")
+        run_directory = self.folder / "run"
+        self.train(f"images:{source}", "run")
+        self.assert_refused(run("evaluate", "--checkpoint", run_directory, "--samples", 1), 65, "'bee'")
+        empty = self.folder / "empty"
+        empty.mkdir()
+        self.refuse(65, "no class folders", data=f"images:{empty}")
+        self.refuse(2, "--image-size", data="moons")
+
+    def test_a_damaged_pack(self):
+        source = self.make()
+        self.pack(source)
+        file = self.folder / "packed.h5"
+        good = bytearray(file.read_bytes())
+        with h5py.File(file) as opened:
+            at = file.read_bytes().index(bytes(opened["bytes"][:64])) + int(opened["offset"][5]) + 40
+        good[at] ^= 4
+        file.write_bytes(good)
+        self.refuse(65, "packed.h5, record 5", "digest", data=f"pack:{file}")
+        good[at] ^= 4
+        file.write_bytes(good[:-100])
+        self.refuse(65, "packed.h5", "truncated", data=f"pack:{file}")
+        self.assert_refused(run("pack", f"images:{source}", file), 2, "--overwrite")
+
+
+if __name__ == "__main__":
+    unittest.main()
