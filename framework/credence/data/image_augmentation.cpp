@@ -43,11 +43,19 @@ std::uint8_t truncated(float value) {
 
 /// As torchvision's on bytes: weights of ITU-R 601-2, cut to a whole number.
 float gray(const std::uint8_t* p) {
-  return std::floor(0.2989F * p[0] + 0.587F * p[1] + 0.114F * p[2]);
+  return static_cast<float>(static_cast<int>(0.2989F * p[0] + 0.587F * p[1] + 0.114F * p[2]));
 }
 
-void blend_with(std::uint8_t* pixel, float other, float factor) {
-  for (int c = 0; c < 3; ++c) pixel[c] = truncated(factor * pixel[c] + (1.0F - factor) * other);
+std::uint8_t blended(std::uint8_t value, float other, float factor) {
+  return truncated(factor * value + (1.0F - factor) * other);
+}
+
+/// All pixels with one value, so that there are 256 results.
+void blend_all(std::uint8_t* begin, std::uint8_t* end, float other, float factor) {
+  std::array<std::uint8_t, 256> results;
+  for (std::size_t value = 0; value < results.size(); ++value)
+    results[value] = blended(static_cast<std::uint8_t>(value), other, factor);
+  for (; begin != end; ++begin) *begin = results[*begin];
 }
 
 /// Turns the hue of a colour in [0, 1]^3, by way of hue, saturation and value.
@@ -149,14 +157,18 @@ void jitter(const JitterDraw& draw, std::int64_t count, std::uint8_t* pixels) {
   std::uint8_t* const end = pixels + 3 * count;
   for (const int change : draw.order) {
     if (change == 0 && draw.brightness != 1.0) {
-      for (std::uint8_t* p = pixels; p != end; p += 3) blend_with(p, 0.0F, static_cast<float>(draw.brightness));
+      blend_all(pixels, end, 0.0F, static_cast<float>(draw.brightness));
     } else if (change == 1 && draw.contrast != 1.0) {
       double sum = 0.0;
       for (const std::uint8_t* p = pixels; p != end; p += 3) sum += static_cast<double>(gray(p));
       const auto mean = static_cast<float>(sum / static_cast<double>(count));
-      for (std::uint8_t* p = pixels; p != end; p += 3) blend_with(p, mean, static_cast<float>(draw.contrast));
+      blend_all(pixels, end, mean, static_cast<float>(draw.contrast));
     } else if (change == 2 && draw.saturation != 1.0) {
-      for (std::uint8_t* p = pixels; p != end; p += 3) blend_with(p, gray(p), static_cast<float>(draw.saturation));
+      const auto factor = static_cast<float>(draw.saturation);
+      for (std::uint8_t* p = pixels; p != end; p += 3) {
+        const float other = gray(p);
+        for (int c = 0; c < 3; ++c) p[c] = blended(p[c], other, factor);
+      }
     } else if (change == 3 && draw.hue != 0.0) {
       for (std::uint8_t* p = pixels; p != end; p += 3) adjust_hue(p, static_cast<float>(draw.hue));
     }

@@ -21,7 +21,7 @@ constexpr int kFailedSavesAllowed = 3;
 constexpr double kDivergedFactor = 1000.0;
 constexpr std::int64_t kDivergedSteps = 10;
 
-enum Flag : std::size_t { kStop, kSavesFailed, kFlags };
+enum Flag : std::size_t { kStop, kSavesFailed, kDataFailed, kFlags };
 
 /// Names the shards whose loss is not finite and the first such tensor. Collective.
 [[noreturn]] void report_not_finite(const TrainingParts& parts, const RunState& state, const char* what) {
@@ -68,6 +68,41 @@ void check_divergence(const RunState& state) {
                   "training diverged; a smaller --lr or --clip-norm may help",
                   kDivergedFactor, kDivergedSteps, state.step));
 }
+
+/// Batches as training sees them. One that cannot be read on this rank is stood in for, so that the rank takes part in
+/// the step's exchange, in which all ranks learn of it.
+class Reading {
+ public:
+  Reading(const TrainingParts& parts, const RunState& state) : parts_(parts), state_(state) {}
+
+  Examples next() {
+    try {
+      return tensors_of(parts_.loader.next());
+    } catch (const Error& error) {
+      if (!failure_) failure_ = {error.code(), error.what()};
+      return tensors_of(stand_in());
+    }
+  }
+  const std::optional<std::pair<ExitCode, std::string>>& failure() const { return failure_; }
+
+ private:
+  Examples tensors_of(const Batch& batch) const {
+    return to_tensors(batch, parts_.source.spec(), parts_.likelihood, state_.network.dtype(), state_.network.device());
+  }
+  Batch stand_in() const {
+    const ExampleSpec& spec = parts_.source.spec();
+    Batch batch;
+    batch.size = parts_.plan.shard_size();
+    batch.inputs.resize(static_cast<std::size_t>(batch.size * spec.input_elements()));
+    batch.labels.resize(static_cast<std::size_t>(spec.classes > 0 ? batch.size : 0));
+    batch.targets.resize(static_cast<std::size_t>(batch.size * spec.target_size));
+    return batch;
+  }
+
+  const TrainingParts& parts_;
+  const RunState& state_;
+  std::optional<std::pair<ExitCode, std::string>> failure_;
+};
 
 /// Saving, as training sees it: on rank 0 a background writer, elsewhere nothing.
 class Saver {
@@ -154,6 +189,7 @@ void collect_if_due(const TrainingOptions& options, RunState& state) {
 Outcome train(const TrainingParts& parts, const TrainingOptions& options, const RunIdentity& identity, RunState& state,
               const std::function<void(const StepReport&)>& report) {
   Saver saver(options, identity, parts.communicator);
+  Reading reading(parts, state);
   const double seconds_before = state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0;
   const Stopwatch run_watch;
   state.finished = state.step >= options.total_steps;
@@ -166,7 +202,7 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     const double data_before = parts.loader.waited_seconds();
     const double communication_before = parts.estimator.waited_seconds();
     const int failed_saves = saver.failures();
-    const double flags[kFlags] = {stop_requested() ? 1.0 : 0.0, failed_saves >= kFailedSavesAllowed ? 1.0 : 0.0};
+    double flags[kFlags] = {stop_requested() ? 1.0 : 0.0, failed_saves >= kFailedSavesAllowed ? 1.0 : 0.0};
 
     const Objective::Weights weights = options.objective.weights(state.step);
     const auto examples_in_all = static_cast<double>(options.objective.dataset_size);
@@ -177,13 +213,14 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     const StepTotals totals = parts.estimator.run(
         state.step,
         [&] {
-          Examples examples = to_tensors(parts.loader.next(), parts.source.spec(), parts.likelihood,
-                                         state.network.dtype(), state.network.device());
+          Examples examples = reading.next();
+          if (reading.failure()) flags[kDataFailed] = 1.0;  // the estimator reads the flags after its shards
           mix_examples(parts.likelihood, mixing, examples);
           ++mixing.shard;
           return examples;
         },
         flags, weights.cross_entropy / examples_in_all);
+    if (totals.flags[kDataFailed] > 0.0) parts.communicator.agree(reading.failure());
     if (totals.flags[kSavesFailed] > 0.0) saver.give_up();
     if (!totals.finite) report_not_finite(parts, state, "the loss");
 
