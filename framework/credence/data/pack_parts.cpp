@@ -71,8 +71,8 @@ void read_journal(const fs::path& file, int part, const Digest& job, std::vector
   read_at(ExitCode::unusable_data, descriptor.get(), file, std::as_writable_bytes(std::span(&heading, 1)), 0);
   if (heading.magic != kMagic) throw DataError(fmt::format("{} is no journal of a pack", file.string()));
   require(heading.job == job,
-          "{} was begun from other data or with other options; give those to finish it, or remove the folder to start "
-          "anew",
+          "{} was begun from other data or with other options; give those to finish it, or start anew with "
+          "--overwrite",
           file.parent_path().string());
   std::vector<Line> lines((length - sizeof(Heading)) / sizeof(Line));
   read_at(ExitCode::unusable_data, descriptor.get(), file, std::as_writable_bytes(std::span(lines)), sizeof(Heading));
