@@ -16,6 +16,7 @@
 #include "credence/likelihoods/latent.h"
 #include "credence/networks/zoo.h"
 #include "credence/training/run_state.h"
+#include "kind_rules.h"
 
 namespace credence {
 namespace {
@@ -190,15 +191,17 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
     starts.push_back(make_network(other % kSeeds)->values());
   }
   TensorRules<Prior> priors = parse_priors(values.texts("prior"));
-  inform_priors(priors, model.network->layout(), ensemble.members, origin);
-  model.posterior = std::make_unique<Posterior>(
-      plan_posterior(model.network->layout(), parse_families(ensemble.families), priors, ensemble.members),
-      torch::cat(starts), values.number("initial-scale"), machine.threads, seed);
+  TensorRules<Family> families = parse_families(ensemble.families);
+  add_kind_rules(values, model.network->layout(), families, priors);
+  inform_priors(priors, families, {model.network->layout(), ensemble.members}, origin);
+  model.posterior =
+      std::make_unique<Posterior>(plan_posterior(model.network->layout(), families, priors, ensemble.members),
+                                  torch::cat(starts), values.number("initial-scale"), machine.threads, seed);
   model.network->bind(model.posterior->network_weights());
   if (origin.restored) return model;
-  start_at_priors(*model.posterior);
-  if (const std::string file = values.text("init"); !file.empty()) {
-    start_at_file(file, *model.network, *model.posterior);
+  start_at_priors(*model.network, *model.posterior);
+  if (const std::string init = values.text("init"); !init.empty()) {
+    start_at_file(init, *model.network, *model.posterior);
   }
   return model;
 }

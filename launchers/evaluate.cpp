@@ -10,6 +10,7 @@
 #include "credence/data/corruption.h"
 #include "credence/data/open.h"
 #include "credence/posteriors/sparsity.h"
+#include "credence/prediction/norm_statistics.h"
 #include "credence/prediction/predictions_file.h"
 
 namespace credence {
@@ -29,6 +30,11 @@ const std::vector<CommandOption>& evaluate_extras() {
        "NAME[:SEVERITY][,...]: also on corrupted images, noise, blur, contrast, brightness, jpeg or pixelate at "
        "severity 1 to 5 (all five where none is given); all: every one"},
       {"predictive", std::string(kPredictiveHelp)},
+      {"norm-statistics",
+       "running | refresh: batch normalisation by its averages of training, or estimated under each draw on the "
+       "training "
+       "data (default running)"},
+      {"norm-batches", "batches of a shard that refresh reads (default 16)"},
       {"predictions", "HDF5 file for per-example predictions and what figures are drawn from"},
       {"json", "the metrics as one JSON object, last line of stdout", true},
       {"help", "this text", true}};
@@ -127,7 +133,8 @@ void add_corrupted(const std::vector<Corruption>& corruptions, const EvaluationP
   for (const Corruption& corruption : corruptions) {
     const std::unique_ptr<DataSource> source = corrupted(parts.source, corruption);
     nlohmann::json entry = to_json(evaluate(
-        {parts.network, parts.posterior, parts.likelihood, *source, parts.communicator, nullptr, nullptr}, options));
+        {parts.network, parts.posterior, parts.likelihood, *source, parts.communicator, nullptr, nullptr, parts.norms},
+        options));
     entry["corruption"] = name_of(corruption.kind);
     entry["severity"] = corruption.severity;
     for (const auto& [name, value] : entry.items()) {
@@ -138,6 +145,25 @@ void add_corrupted(const std::vector<Corruption>& corruptions, const EvaluationP
   for (const auto& [name, sum] : sums) {
     metrics["corrupted_mean"][name] = sum / static_cast<double>(corruptions.size());
   }
+}
+
+/// Batch normalisation as --norm-statistics asks for.
+struct NormRefresh {
+  NormRefresh(const CommandLine& line, LoadedModel& loaded, const DataSource& training)
+      : plan(static_cast<std::uint64_t>(loaded.values.integer("seed")), training.size(), loaded.values.integer("batch"),
+             static_cast<int>(loaded.values.integer("shards"))),
+        statistics(*loaded.model.network,
+                   {training, plan, parse_integer(line.text("norm-batches").value_or("16"), "--norm-batches")}) {}
+  SamplingPlan plan;
+  NormStatistics statistics;
+};
+
+bool wants_refresh(const CommandLine& line) {
+  const std::string choice = line.text("norm-statistics").value_or("running");
+  const std::vector<std::string> known = {"running", "refresh"};
+  if (choice != known[0] && choice != known[1]) refuse_unknown("norm-statistics", choice, known);
+  require(choice == known[1] || !line.has("norm-batches"), "--norm-batches is for --norm-statistics refresh");
+  return choice == known[1];
 }
 
 }  // namespace
@@ -172,10 +198,11 @@ int run_evaluate(const CommandContext& context) {
     source = open_for(*loaded, spec, split);
     require_same_targets(source->spec(), loaded->examples, spec);
     if (const auto other = line.text("ood")) ood = open_for(*loaded, *other, Split::test);
-    if (line.has("elbo")) {
+    if (line.has("elbo") || wants_refresh(line)) {
       training = open_for(*loaded, recorded, Split::train);
       require(training->digest() == std::get<std::string>(loaded->checkpoint.attributes().at("dataset_digest")),
-              "--elbo needs the training data, and {} has other content than when the run was trained", recorded);
+              "--{} needs the training data, and {} has other content than when the run was trained",
+              line.has("elbo") ? "elbo" : "norm-statistics refresh", recorded);
     }
   });
 
@@ -186,8 +213,16 @@ int run_evaluate(const CommandContext& context) {
       !is_generative(model.likelihood) || !model.posterior->linearized(),
       "--predictive linearized is for outputs that are a function of the weights, and this network's are drawn; use "
       "sampled");
-  const EvaluationParts parts{*model.network, *model.posterior, model.likelihood, *source,
-                              *control,       ood.get(),        training.get()};
+  std::optional<NormRefresh> refresh;
+  if (wants_refresh(line)) refresh.emplace(line, *loaded, *training);
+  const EvaluationParts parts{*model.network,
+                              *model.posterior,
+                              model.likelihood,
+                              *source,
+                              *control,
+                              ood.get(),
+                              line.has("elbo") ? training.get() : nullptr,
+                              refresh ? &refresh->statistics : nullptr};
   EvaluationOptions options{.samples = samples,
                             .seed = static_cast<std::uint64_t>(loaded->values.integer("seed")),
                             .keep_probabilities = line.has("predictions"),
@@ -203,6 +238,7 @@ int run_evaluate(const CommandContext& context) {
   }
   nlohmann::json metrics = to_json(evaluation);
   metrics["checkpoint"] = loaded->checkpoint.file().string();
+  if (refresh) metrics["norm_statistics"] = "refresh";
   metrics["draws"] = model.posterior->linearized() ? "linearized" : "sampled";
   if (!measure_sparsity(*model.posterior).tensors.empty()) metrics["pruned"] = evaluate_pruned(parts, options);
   if (!corruptions.empty()) {

@@ -2,59 +2,37 @@
 
 #include <fmt/ranges.h>
 
-#include <filesystem>
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <regex>
+#include <set>
+#include <string_view>
 
-#include "assembly.h"
 #include "credence/base/errors.h"
 #include "credence/base/log.h"
-#include "credence/checkpoint/safetensors.h"
+#include "credence/priors/rules.h"
+#include "tensor_file.h"
 
 namespace credence {
 namespace {
 
-/// Tensors of a file by name.
-class TensorFile {
- public:
-  virtual ~TensorFile() = default;
-  virtual bool contains(const std::string& name) const = 0;
-  virtual torch::Tensor read(const std::string& name) const = 0;  // float64
+// MOPED's first scales are a share of each weight; a weight near zero has that share of one this far below the others.
+constexpr double kLeastShare = 1e-3;
 
-  /// Undefined where the file does not hold it, or in another shape.
-  torch::Tensor find(const std::string& name, const std::vector<std::int64_t>& shape) const {
-    if (!contains(name)) return {};
-    const torch::Tensor tensor = read(name);
-    return tensor.sizes() == shape ? tensor : torch::Tensor();
-  }
-};
+/// Undefined unless it is there in that shape.
+torch::Tensor fitting(const torch::Tensor& tensor, at::IntArrayRef shape) {
+  return tensor.defined() && tensor.sizes() == shape ? tensor : torch::Tensor();
+}
 
-class CheckpointTensors final : public TensorFile {
- public:
-  explicit CheckpointTensors(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
-  bool contains(const std::string& name) const override { return checkpoint_.contains(name); }
-  torch::Tensor read(const std::string& name) const override {
-    for (const ArrayView& array : checkpoint_.arrays()) {
-      if (array.name == name) return torch::tensor(checkpoint_.read_doubles(name), torch::kFloat64).view(array.shape);
-    }
-    throw DataError(fmt::format("{} holds no {}", checkpoint_.file().string(), name));
-  }
+torch::Tensor array_of(const Checkpoint& checkpoint, const std::string& name, at::IntArrayRef shape) {
+  if (!checkpoint.contains(name)) return {};
+  const std::vector<double> values = checkpoint.read_doubles(name);
+  if (static_cast<std::int64_t>(values.size()) != c10::multiply_integers(shape)) return {};
+  return torch::tensor(values, torch::kFloat64).view(shape);
+}
 
- private:
-  const Checkpoint& checkpoint_;
-};
-
-class StateDict final : public TensorFile {
- public:
-  explicit StateDict(const std::string& file) : file_(file) {}
-  bool contains(const std::string& name) const override { return file_.tensors().contains(name); }
-  torch::Tensor read(const std::string& name) const override {
-    return torch::tensor(file_.read_doubles(name), torch::kFloat64).view(file_.tensors().at(name).shape);
-  }
-
- private:
-  SafetensorsFile file_;
-};
+constexpr std::string_view kSkip = ",skip=";
 
 using Informed = std::map<std::string, InformedTensor>;
 
@@ -69,30 +47,38 @@ Origin origin_in_run(const std::string& spec, double inflate, const Checkpoint* 
   return {spec, inflate, [own](const Slot& slot) {
             if (own == nullptr) {
               const torch::Tensor ones = torch::ones(slot.shape, torch::kFloat64);
-              return InformedTensor{ones, ones.clone()};
+              return InformedTensor{ones, ones.clone(), {}};
             }
-            const CheckpointTensors tensors(*own);
-            return InformedTensor{tensors.find("prior/" + slot.name + "/mean", slot.shape),
-                                  tensors.find("prior/" + slot.name + "/scale", slot.shape)};
+            return InformedTensor{array_of(*own, "prior/" + slot.name + "/mean", slot.shape),
+                                  array_of(*own, "prior/" + slot.name + "/scale", slot.shape),
+                                  {}};
           }};
 }
 
 Origin origin_in_checkpoint(const CheckpointPrior& prior, const std::string& spec) {
-  const auto checkpoint = std::make_shared<Checkpoint>(prior.file);
-  return {spec, prior.inflate, [checkpoint](const Slot& slot) {
-            const CheckpointTensors tensors(*checkpoint);
-            InformedTensor tensor{tensors.find("posterior/" + slot.name + "/mean", slot.shape),
-                                  tensors.find("posterior/" + slot.name + "/scale", slot.shape)};
+  const std::shared_ptr<TensorFile> file = open_checkpoint_tensors(prior.file);
+  return {spec, prior.inflate, [file](const Slot& slot) {
+            InformedTensor tensor{
+                fitting(file->mean(slot.name), slot.shape), fitting(file->scale(slot.name), slot.shape), {}};
             if (!tensor.scale.defined()) tensor.mean = torch::Tensor();
             return tensor;
           }};
 }
 
+/// delta |w|, or the same of a smallest |w| that goes with the tensor.
+torch::Tensor first_scale(const torch::Tensor& weights, double delta) {
+  const double typical = weights.square().mean().sqrt().item<double>();
+  if (typical == 0.0) return {};
+  return delta * weights.abs().clamp_min(kLeastShare * typical);
+}
+
 Origin origin_in_weights(const WeightsPrior& prior, const std::string& spec) {
-  const auto weights = std::make_shared<StateDict>(prior.file);
-  return {spec, 1.0, [weights, scale = prior.scale](const Slot& slot) {
-            const torch::Tensor mean = weights->find(slot.name, slot.shape);
-            return InformedTensor{mean, mean.defined() ? torch::full_like(mean, scale) : torch::Tensor()};
+  const std::shared_ptr<TensorFile> file = open_state_dict_tensors(prior.file);
+  return {spec, 1.0, [file, prior](const Slot& slot) {
+            const torch::Tensor mean = fitting(file->mean(slot.name), slot.shape);
+            if (!mean.defined()) return InformedTensor{};
+            return InformedTensor{mean, torch::full_like(mean, prior.scale),
+                                  prior.delta > 0.0 ? first_scale(mean, prior.delta) : torch::Tensor()};
           }};
 }
 
@@ -115,25 +101,95 @@ void set_scale(Posterior& posterior, int slot, const torch::Tensor& scale) {
   posterior.view(raw, slot).copy_(torch::log(torch::expm1(scale.to(torch::kFloat64))));
 }
 
+/// Scales and shifts that no informed prior is for, and running statistics: without them the weights of a network with
+/// norm layers would not be what they were.
+void start_norms_at(const std::string& source, Network& network, Posterior& posterior) {
+  const Prior prior = parse_prior(source);
+  const auto* const checkpoint = std::get_if<CheckpointPrior>(&prior);
+  const auto file = open_tensor_file(checkpoint != nullptr ? checkpoint->file : std::get<WeightsPrior>(prior).file);
+  const PosteriorPlan& plan = posterior.plan();
+  const auto& slots = network.layout().slots;
+  for (int slot = 0; slot < plan.network_slots; ++slot) {
+    const auto index = static_cast<std::size_t>(slot);
+    const Slot& place = slots[index % slots.size()];
+    if (!place.is_norm || std::holds_alternative<InformedPrior>(plan.priors[index])) continue;
+    const torch::Tensor mean = fitting(file->mean(place.name), place.shape);
+    if (mean.defined()) posterior.view(posterior.mean(), slot).copy_(mean);
+  }
+  for (const auto& [name, buffer] : network.float_buffers()) {
+    torch::Tensor target = buffer;
+    const torch::Tensor stored = fitting(file->buffer(name), buffer.sizes());
+    if (stored.defined()) target.copy_(stored);
+  }
+}
+
+/// The first few, and how many there are.
+std::string listed(const std::vector<std::string>& names) {
+  constexpr std::size_t kMostNamed = 4;
+  const std::vector<std::string> first(names.begin(),
+                                       names.begin() + static_cast<std::ptrdiff_t>(std::min(names.size(), kMostNamed)));
+  const std::string text = fmt::format("{}", fmt::join(first, ", "));
+  return names.size() > kMostNamed ? fmt::format("{} and {} more", text, names.size() - kMostNamed) : text;
+}
+
+/// Every tensor of the network but the likelihood's is in the file, in its shape, and the file holds no others.
+void require_fit(const TensorFile& file, const Network& network,
+                 const std::function<bool(const std::string&)>& skipped) {
+  std::vector<std::string> missing, misshapen;
+  std::set<std::string> known;
+  const auto check = [&](const std::string& name, at::IntArrayRef shape, const torch::Tensor& stored, bool needed) {
+    known.insert(name);
+    if (skipped(name)) return;
+    if (!stored.defined()) {
+      if (needed) missing.push_back(name);
+    } else if (stored.sizes() != shape) {
+      misshapen.push_back(fmt::format("{} is [{}] and the network's [{}]", name, fmt::join(stored.sizes(), ", "),
+                                      fmt::join(shape, ", ")));
+    }
+  };
+  for (const Slot& slot : network.layout().slots)
+    check(slot.name, slot.shape, file.mean(slot.name), !slot.is_likelihood);
+  for (const auto& [name, buffer] : network.float_buffers()) check(name, buffer.sizes(), file.buffer(name), true);
+  std::vector<std::string> extra;
+  for (const std::string& name : file.names()) {
+    if (!known.contains(name) && !skipped(name)) extra.push_back(name);
+  }
+  if (missing.empty() && misshapen.empty() && extra.empty()) return;
+  std::vector<std::string> findings;
+  if (!misshapen.empty()) findings.push_back("other shapes: " + listed(misshapen));
+  if (!missing.empty()) findings.push_back("it has no " + listed(missing));
+  if (!extra.empty()) findings.push_back("the network has no " + listed(extra));
+  require(
+      false,
+      "--init {}: the file does not fit the network ({}); --init 'FILE,skip=REGEX' leaves tensors whose names match "
+      "as they are, such as skip=^fc for another number of classes",
+      file.file().string(), fmt::join(findings, "; "));
+}
+
 }  // namespace
 
-void inform_priors(TensorRules<Prior>& rules, const Layout& network, int members, const ModelOrigin& from) {
+void inform_priors(TensorRules<Prior>& rules, const TensorRules<Family>& families, const Weights& weights,
+                   const ModelOrigin& from) {
   std::vector<Prior*> priors = {&rules.fallback};
+  // As plan_posterior() has it: without a rule of their own, norm layers and the like have no prior.
+  const auto is_left_out = [&](const Prior* rule, const Slot& slot) {
+    return rule == nullptr && slot.point_by_default() && families.exception_for(slot.name) == nullptr;
+  };
   for (auto& [expression, prior] : rules.exceptions) priors.push_back(&prior);
   for (Prior* const prior : priors) {
     if (!needs_file(*prior)) continue;
     const Origin origin = origin_of(*prior, from);
     auto tensors = std::make_shared<Informed>();
-    for (const Slot& slot : network.slots) {
+    for (const Slot& slot : weights.network.slots) {
       const Prior* const rule = rules.exception_for(slot.name);
-      if ((rule != nullptr ? rule : &rules.fallback) != prior || (rule == nullptr && slot.is_norm)) continue;
+      if ((rule != nullptr ? rule : &rules.fallback) != prior || is_left_out(rule, slot)) continue;
       const InformedTensor tensor = origin.tensor_of(slot);
       require(tensor.mean.defined(),
               "--prior {}: that file has no distribution over {} [{}]; give such tensors a prior of their own, as in "
               "--prior '{}=normal:1'",
               origin.spec, slot.name, fmt::join(slot.shape, ", "), slot.name);
       tensors->emplace(slot.name, tensor);
-      for (int member = 0; member < members; ++member) {
+      for (int member = 0; member < weights.members; ++member) {
         tensors->emplace(fmt::format("member-{}.{}", member, slot.name), tensor);
       }
     }
@@ -141,61 +197,49 @@ void inform_priors(TensorRules<Prior>& rules, const Layout& network, int members
   }
 }
 
-void start_at_priors(Posterior& posterior) {
+void start_at_priors(Network& network, Posterior& posterior) {
   const torch::NoGradGuard no_grad;
   const PosteriorPlan& plan = posterior.plan();
+  std::set<std::string> sources;
   for (int slot = 0; slot < plan.network_slots; ++slot) {
     const auto index = static_cast<std::size_t>(slot);
     const auto* prior = std::get_if<InformedPrior>(&plan.priors[index]);
     if (prior == nullptr) continue;
+    sources.insert(prior->source);
     const InformedTensor& tensor = prior->tensors->at(plan.layout.slots[index].name);
     posterior.view(posterior.mean(), slot).copy_(tensor.mean);
-    if (plan.segments[index].gaussian) set_scale(posterior, slot, tensor.scale);
+    if (plan.segments[index].gaussian) set_scale(posterior, slot, tensor.start.defined() ? tensor.start : tensor.scale);
   }
+  for (const std::string& source : sources) start_norms_at(source, network, posterior);
   posterior.set_drawn(std::nullopt);
 }
 
-void start_at_file(const std::string& file, Network& network, Posterior& posterior) {
+void start_at_file(const std::string& spec, Network& network, Posterior& posterior) {
   const torch::NoGradGuard no_grad;
-  std::unique_ptr<Checkpoint> checkpoint;
-  std::unique_ptr<TensorFile> tensors;
-  if (std::filesystem::is_directory(file)) {
-    checkpoint = newest_checkpoint(file);
-    require(checkpoint != nullptr, "--init {}: that directory holds no checkpoint", file);
-  } else if (!file.ends_with(".safetensors")) {
-    checkpoint = std::make_unique<Checkpoint>(file);
-  }
-  if (checkpoint) {
-    tensors = std::make_unique<CheckpointTensors>(*checkpoint);
-  } else {
-    tensors = std::make_unique<StateDict>(file);
-  }
+  const auto option = spec.find(kSkip);
+  const std::string path = spec.substr(0, option);
+  const std::string expression = option == std::string::npos ? "" : spec.substr(option + kSkip.size());
+  const auto skipped = [&, rule = compile_rule(expression)](const std::string& name) {
+    return !expression.empty() && std::regex_search(name, rule);
+  };
+  const std::unique_ptr<TensorFile> file = open_tensor_file(path);
+  require_fit(*file, network, skipped);
   const PosteriorPlan& plan = posterior.plan();
-  std::vector<std::string> left;
+  const auto& slots = network.layout().slots;
   for (int slot = 0; slot < plan.network_slots; ++slot) {
     const auto index = static_cast<std::size_t>(slot);
-    const Slot& place = plan.layout.slots[index];
-    const std::string name = network.layout().slots[index % network.layout().slots.size()].name;
-    const torch::Tensor mean = tensors->find(checkpoint ? "posterior/" + name + "/mean" : name, place.shape);
-    if (!mean.defined()) {
-      left.push_back(place.name);
-      continue;
-    }
+    const std::string& name = slots[index % slots.size()].name;
+    const torch::Tensor mean = skipped(name) ? torch::Tensor() : file->mean(name);
+    if (!mean.defined()) continue;  // of the likelihood
     posterior.view(posterior.mean(), slot).copy_(mean);
-    const torch::Tensor scale =
-        tensors->find(checkpoint ? "posterior/" + name + "/scale" : name + ".scale", place.shape);
+    const torch::Tensor scale = fitting(file->scale(name), mean.sizes());
     if (plan.segments[index].gaussian && scale.defined()) set_scale(posterior, slot, scale);
   }
-  require(static_cast<int>(left.size()) < plan.network_slots,
-          "--init {}: none of its tensors has the name and shape of one of the network's, such as {}", file,
-          left.empty() ? "" : left.front());
   for (const auto& [name, buffer] : network.float_buffers()) {
-    const torch::Tensor stored = tensors->find(checkpoint ? "buffers/" + name : name, buffer.sizes().vec());
     torch::Tensor target = buffer;
-    if (stored.defined()) target.copy_(stored);
+    if (!skipped(name)) target.copy_(file->buffer(name));
   }
-  log_info("init       {}{}", file,
-           left.empty() ? "" : fmt::format(": not in it, and left as they were: {}", fmt::join(left, ", ")));
+  log_info("init       {}", spec);
   posterior.set_drawn(std::nullopt);
 }
 

@@ -17,16 +17,24 @@ struct ModelOrigin {
   const Checkpoint* checkpoint = nullptr;  // null on ranks to which broadcast_state() will send everything
 };
 
+/// Whose weights a posterior is of.
+struct Weights {
+  const Layout& network;
+  int members = 1;  // of an ensemble
+};
+
 /// Puts the tensors behind checkpoint:FILE and weights:FILE into the rules; a new run reads the files. UserError where
 /// a tensor that such a prior is for is missing or has another shape.
-void inform_priors(TensorRules<Prior>& rules, const Layout& network, int members, const ModelOrigin& origin);
+void inform_priors(TensorRules<Prior>& rules, const TensorRules<Family>& families, const Weights& weights,
+                   const ModelOrigin& origin);
 
 /// Means and, where both have them, scales of the tensors that have an informed prior, not inflated: inference goes on
-/// from where it ended.
-void start_at_priors(Posterior& posterior);
+/// from where it ended. Norm layers and their running statistics begin as in the same files.
+void start_at_priors(Network& network, Posterior& posterior);
 
-/// Means, scales and buffers from a checkpoint, or means (and NAME.scale) from a safetensors file, for tensors of equal
-/// name and shape; others stay as they are and are named in the log. UserError where none fits.
-void start_at_file(const std::string& file, Network& network, Posterior& posterior);
+/// "FILE[,skip=REGEX]": means, scales and buffers from a checkpoint or a run directory, or means (and NAME.scale) and
+/// buffers from a state dict. UserError names tensors that one side lacks or that have other shapes, unless their names
+/// match REGEX: those stay as they are.
+void start_at_file(const std::string& spec, Network& network, Posterior& posterior);
 
 }  // namespace credence

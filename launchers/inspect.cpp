@@ -53,6 +53,22 @@ std::string pruned_share(const nlohmann::json& tensor) {
   return fmt::format("{:.2f} %", 100.0 * tensor["pruned"].get<double>() / weights);
 }
 
+/// How much of the network is outside the KL.
+void print_points(const nlohmann::json& posterior) {
+  std::int64_t tensors = 0, weights = 0;
+  for (const auto& [name, tensor] : posterior.items()) {
+    if (tensor.value("family", "") != "point") continue;
+    std::int64_t count = 1;
+    for (const std::int64_t size : tensor["shape"].get<std::vector<std::int64_t>>()) count *= size;
+    ++tensors;
+    weights += count;
+  }
+  if (tensors > 0) {
+    fmt::print("\n{} of {} tensors, {} parameters in all, are point estimates: outside the KL\n", tensors,
+               posterior.size(), weights);
+  }
+}
+
 void print(const Checkpoint& checkpoint, const nlohmann::json& description) {
   fmt::print("{}\n", checkpoint.file().string());
   for (const auto& [name, value] : description["attributes"].items()) {
@@ -77,6 +93,7 @@ void print(const Checkpoint& checkpoint, const nlohmann::json& description) {
                tensor.value("family", "?"), number("prior_scale"),
                std::isnan(number("kl")) ? "-" : fmt::format("{:.2f}", number("kl")), pruned_share(tensor));
   }
+  print_points(description["posterior"]);
   std::int64_t other = 0;
   for (const ArrayView& array : checkpoint.arrays()) other += array.name.starts_with("posterior/") ? 0 : 1;
   fmt::print("\n{} arrays of optimizer, buffers and history; --json lists them\n", other);

@@ -68,9 +68,10 @@ class Informed(RunTest):
         self.assertIn("--prior 'fc2.weight=normal:1'", result.stderr)
         self.succeed("train", *wide, "--prior", f"checkpoint:{file}", "--prior", "fc[23]=normal:1", "--steps", 2, "--out",
                      self.folder / "wide", "--progress", "none")
-        result = self.succeed("train", *wide, "--init", first, "--steps", 1, "--lr", "0", "--out", self.folder / "start",
-                              "--progress", "none")
-        self.assertIn("fc3.weight", result.stderr)
+        result = self.run_with_code(2, "train", *wide, "--init", first, "--out", self.folder / "start")
+        self.assertIn("fc3.weight is [1, 20] and the network's [1, 30]", result.stderr)
+        self.succeed("train", *wide, "--init", f"{first},skip=fc[23]", "--steps", 1, "--lr", "0", "--out",
+                     self.folder / "start", "--progress", "none")
         started, before = self.posterior(self.folder / "start"), self.posterior(first)
         np.testing.assert_array_equal(started["fc1.weight/mean"], before["fc1.weight/mean"])
         self.run_with_code(65, "train", *MOONS, "--prior", "weights:none.safetensors", "--out", self.folder / "none")

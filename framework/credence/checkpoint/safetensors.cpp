@@ -5,10 +5,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
-#include <bit>
-#include <cmath>
-#include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -21,6 +17,7 @@ namespace credence {
 namespace {
 
 namespace fs = std::filesystem;
+using checkpoints::shown;
 
 constexpr std::uint64_t kLengthBytes = 8;
 // Far above any model's: a tensor takes about a hundred bytes. JSON takes many times its size in memory.
@@ -30,53 +27,15 @@ constexpr const char* kMetadata = "__metadata__";
 
 struct TypeName {
   std::string_view name;
-  SafetensorsType type;
+  ElementType type;
   std::uint64_t bytes;
 };
-constexpr TypeName kTypes[] = {{"F64", SafetensorsType::f64, 8},      {"F32", SafetensorsType::f32, 4},
-                               {"F16", SafetensorsType::f16, 2},      {"BF16", SafetensorsType::bf16, 2},
-                               {"I64", SafetensorsType::i64, 8},      {"U64", SafetensorsType::other, 8},
-                               {"I32", SafetensorsType::other, 4},    {"U32", SafetensorsType::other, 4},
-                               {"I16", SafetensorsType::other, 2},    {"U16", SafetensorsType::other, 2},
-                               {"I8", SafetensorsType::other, 1},     {"U8", SafetensorsType::other, 1},
-                               {"BOOL", SafetensorsType::other, 1},   {"F8_E4M3", SafetensorsType::other, 1},
-                               {"F8_E5M2", SafetensorsType::other, 1}};
-
-/// A name from the file as a message may show it.
-std::string shown(std::string_view name) {
-  constexpr std::size_t kMostShown = 80;
-  std::string text(name.substr(0, kMostShown));
-  std::ranges::replace_if(
-      text, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7f; }, '?');
-  return name.size() > kMostShown ? text + "..." : text;
-}
-
-float from_half(std::uint16_t half) {
-  const int exponent = half >> 10 & 0x1f;
-  const int fraction = half & 0x3ff;
-  float value = 0.0F;
-  if (exponent == 0x1f) {
-    value = fraction == 0 ? std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
-  } else if (exponent == 0) {
-    value = std::ldexp(static_cast<float>(fraction), -24);
-  } else {
-    value = std::ldexp(static_cast<float>(fraction | 0x400), exponent - 25);
-  }
-  return (half & 0x8000) != 0 ? -value : value;
-}
-
-float from_bfloat16(std::uint16_t bits) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-}
-
-template <class Stored, class Convert>
-void convert(std::span<const std::byte> bytes, std::vector<double>& values, Convert&& to_number) {
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    Stored stored;
-    std::memcpy(&stored, bytes.data() + i * sizeof(Stored), sizeof(Stored));
-    values[i] = static_cast<double>(to_number(stored));
-  }
-}
+constexpr TypeName kTypes[] = {
+    {"F64", ElementType::f64, 8},    {"F32", ElementType::f32, 4},       {"F16", ElementType::f16, 2},
+    {"BF16", ElementType::bf16, 2},  {"I64", ElementType::i64, 8},       {"U64", ElementType::other, 8},
+    {"I32", ElementType::other, 4},  {"U32", ElementType::other, 4},     {"I16", ElementType::other, 2},
+    {"U16", ElementType::other, 2},  {"I8", ElementType::other, 1},      {"U8", ElementType::other, 1},
+    {"BOOL", ElementType::other, 1}, {"F8_E4M3", ElementType::other, 1}, {"F8_E5M2", ElementType::other, 1}};
 
 /// The header's JSON. nlohmann-json keeps the last of two equal keys, so repeats are looked for while it parses; it
 /// needs no stack for deep nesting.
@@ -238,30 +197,14 @@ const std::map<std::string, std::string>& SafetensorsFile::metadata() const {
 std::vector<double> SafetensorsFile::read_doubles(const std::string& name) const {
   const auto found = state_->tensors.find(name);
   if (found == state_->tensors.end()) state_->refuse(fmt::format("there is no tensor '{}'", shown(name)));
+  if (found->second.type == ElementType::other)
+    state_->refuse(fmt::format("the type of '{}' is not read: F64, F32, F16, BF16 and I64 are", shown(name)));
   const auto [begin, end] = state_->places.at(name);
   std::vector<std::byte> bytes(static_cast<std::size_t>(end - begin));
   state_->read(bytes, state_->data_begin + begin);
   std::vector<double> values(static_cast<std::size_t>(found->second.count));
-  switch (found->second.type) {
-    case SafetensorsType::f64:
-      convert<double>(bytes, values, [](double x) { return x; });
-      return values;
-    case SafetensorsType::f32:
-      convert<float>(bytes, values, [](float x) { return x; });
-      return values;
-    case SafetensorsType::f16:
-      convert<std::uint16_t>(bytes, values, from_half);
-      return values;
-    case SafetensorsType::bf16:
-      convert<std::uint16_t>(bytes, values, from_bfloat16);
-      return values;
-    case SafetensorsType::i64:
-      convert<std::int64_t>(bytes, values, [](std::int64_t x) { return x; });
-      return values;
-    case SafetensorsType::other:
-      break;
-  }
-  state_->refuse(fmt::format("the type of '{}' is not read: F64, F32, F16, BF16 and I64 are", shown(name)));
+  checkpoints::to_doubles(found->second.type, bytes, values);
+  return values;
 }
 
 }  // namespace credence

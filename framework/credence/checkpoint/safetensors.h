@@ -9,18 +9,9 @@
 #include <vector>
 
 #include "credence/base/array.h"
+#include "credence/checkpoint/element_type.h"
 
 namespace credence {
-
-/// Element types of the safetensors format, as its files spell them.
-enum class SafetensorsType : std::uint8_t {
-  f64,
-  f32,
-  f16,
-  bf16,
-  i64,
-  other  // of known size: what such a tensor holds is not read
-};
 
 /// A state dict in the safetensors format (github.com/huggingface/safetensors, "Format"): eight bytes of length, a
 /// header of JSON, then the tensors' bytes without a gap. Construction trusts nothing: the header's length, every name,
@@ -34,7 +25,7 @@ class SafetensorsFile {
   SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
 
   struct Tensor {
-    SafetensorsType type = SafetensorsType::f32;
+    ElementType type = ElementType::f32;
     std::vector<std::int64_t> shape;
     std::int64_t count = 1;
   };

@@ -13,6 +13,7 @@
 #include "credence/kernels/noise.h"
 #include "credence/networks/latent_model.h"
 #include "credence/networks/norm.h"
+#include "credence/networks/torchscript.h"
 
 namespace credence {
 
@@ -99,6 +100,8 @@ void on_gradient(const torch::Tensor& leaf, std::function<void(torch::Tensor)> t
 
 bool is_norm_layer(const torch::nn::Module& module) {
   using namespace torch::nn;
+  const auto* const script = dynamic_cast<const ScriptPart*>(&module);
+  if (script != nullptr) return script->is_norm;
   return dynamic_cast<const BatchNorm1dImpl*>(&module) || dynamic_cast<const BatchNorm2dImpl*>(&module) ||
          dynamic_cast<const BatchNorm3dImpl*>(&module) || dynamic_cast<const InstanceNorm1dImpl*>(&module) ||
          dynamic_cast<const InstanceNorm2dImpl*>(&module) || dynamic_cast<const InstanceNorm3dImpl*>(&module) ||
@@ -110,7 +113,8 @@ bool normalizes_over_batch(torch::nn::Module& module) {
   using namespace torch::nn;
   const auto parts = module.modules();
   return std::any_of(parts.begin(), parts.end(), [](const auto& part) {
-    return part->template as<BatchNorm1d>() || part->template as<BatchNorm2d>() || part->template as<BatchNorm3d>();
+    return part->template as<BatchNorm1d>() || part->template as<BatchNorm2d>() || part->template as<BatchNorm3d>() ||
+           (part->template as<ScriptPart>() && part->template as<ScriptPart>()->normalizes_over_batch);
   });
 }
 
@@ -169,7 +173,7 @@ void Network::build_layout() {
       slot.name = name;
       slot.shape = parameter.sizes().vec();
       slot.fan_in = fan_in_of(weight != nullptr && weight->defined() && weight->dim() >= 2 ? *weight : parameter);
-      slot.is_bias = item.key() == "bias";
+      slot.is_bias = item.key() == "bias" || item.key().ends_with("_bias");
       slot.is_norm = is_norm_layer(part);
       if (latent != nullptr) {
         slot.is_amortized = latent->is_amortized(name);

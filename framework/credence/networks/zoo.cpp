@@ -24,6 +24,8 @@ const std::map<std::string, Entry>& zoo() {
                                                      {"resnet101", {make_resnet101, true}},
                                                      {"resnet152", {make_resnet152, true}},
                                                      {"wide-resnet", {make_wide_resnet, true}},
+                                                     {"vit", {make_vit}},
+                                                     {"torchscript", {make_torchscript}},
                                                      {"linear", {make_linear}},
                                                      {"constant", {make_constant}},
                                                      {"vae", {make_vae}},

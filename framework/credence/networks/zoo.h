@@ -35,6 +35,8 @@ struct NetworkChoice {
 ///                torchvision. cifar: a 3x3 stem without stride and pooling, for images of 32 px. The last norm scale
 ///                of each block begins with 0 (Goyal et al. 2017), with 1 by unit-scale
 ///   wide-resnet:DEPTH,WIDTH   Zagoruyko and Komodakis 2016: 28,10 for images of 32 px
+///   vit:PATCH,DEPTH,WIDTH,HEADS   Dosovitskiy et al. 2021, names and numbers as in torchvision; 4,6,192,3 for 32 px
+///   torchscript:FILE   torchscript.h; its values are the initial weights
 ///   linear[:nobias]                      one affine layer
 ///   constant                             a bias that ignores the input
 ///   vae:LATENT[,W1,W2,...|linear]        vae.h; the encoder's hidden widths, 400 by default
@@ -61,6 +63,8 @@ torch::nn::AnyModule make_resnet50(const ModuleRequest& request);
 torch::nn::AnyModule make_resnet101(const ModuleRequest& request);
 torch::nn::AnyModule make_resnet152(const ModuleRequest& request);
 torch::nn::AnyModule make_wide_resnet(const ModuleRequest& request);
+torch::nn::AnyModule make_vit(const ModuleRequest& request);
+torch::nn::AnyModule make_torchscript(const ModuleRequest& request);
 torch::nn::AnyModule make_vae(const ModuleRequest& request);
 torch::nn::AnyModule make_adaptive_depth(const ModuleRequest& request);
 torch::nn::AnyModule make_hierarchical_groups(const ModuleRequest& request);

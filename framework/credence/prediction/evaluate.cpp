@@ -35,6 +35,8 @@ void check(const EvaluationParts& parts, const EvaluationOptions& options) {
       options.checks.empty() || !is_generative(parts.likelihood),
       "posterior predictive checks replicate labels or targets, and this likelihood describes inputs; leave --check "
       "away");
+  require(parts.norms == nullptr || !parts.posterior.linearized(),
+          "--norm-statistics refresh is for draws in the network itself; use --predictive sampled, or running");
   if (parts.training != nullptr) {
     require(parts.training->size() > 0, "there are no training examples");
     require(parts.training->spec().input_shape == parts.source.spec().input_shape,
@@ -83,12 +85,14 @@ class Evaluator {
     const PassParts through{parts_.network, parts_.likelihood, parts_.communicator, options_.seed};
     for (int draw = 0; draw < draws_; ++draw) {
       draw_for_prediction(parts_.network, parts_.posterior, options_.seed, draw);
+      if (parts_.norms != nullptr) parts_.norms->estimate();
       training_.charge_priors(draw % members_);
       pass(through, draw, draw_subjects_);
     }
     const torch::Tensor mean_weights = parts_.posterior.mean_weights();
     for (int member = 0; member < members_; ++member) {
       parts_.network.bind(parts_.posterior.member_part(mean_weights, member));
+      if (parts_.norms != nullptr) parts_.norms->estimate();
       pass(through, member, mean_subjects_);
     }
     parts_.network.bind(parts_.posterior.network_weights());

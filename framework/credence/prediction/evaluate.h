@@ -8,6 +8,7 @@
 #include "credence/networks/network.h"
 #include "credence/posteriors/posterior.h"
 #include "credence/prediction/evaluation.h"
+#include "credence/prediction/norm_statistics.h"
 
 namespace credence {
 
@@ -30,6 +31,7 @@ struct EvaluationParts {
   Communicator& communicator;
   const DataSource* ood = nullptr;       // inputs of the same shape, labels unused: metrics get ood_auroc
   const DataSource* training = nullptr;  // training data, not augmented: the result gets their ELBO
+  NormStatistics* norms = nullptr;       // estimated anew under each draw, and at the mean
 };
 
 /// The posterior predictive p(y | x) = mean over draws of p(y | x, w_s), with the network in evaluation mode, and the

@@ -106,8 +106,16 @@ Prior parse_prior(const std::string& spec) {
     return CheckpointPrior{file, inflate};
   }
   if (name == "weights") {
-    const auto [file, scale] = parse_file(parsed, "scale", WeightsPrior{}.scale);
-    return WeightsPrior{file, scale};
+    Spec rest = parsed;
+    double delta = 0.0;
+    if (const auto found = rest.arguments.rfind(",delta="); found != std::string::npos) {
+      const std::string number = rest.arguments.substr(found + 7);
+      require(!number.empty(), "the prior weights:FILE,scale=S,delta=D needs a number after 'delta='");
+      delta = positive_number(number, "weights:FILE,scale=S,delta=D", 0.0);
+      rest.arguments.resize(found);
+    }
+    const auto [file, scale] = parse_file(rest, "scale", WeightsPrior{}.scale);
+    return WeightsPrior{file, scale, delta};
   }
   refuse_unknown("prior", name, kKnown);
 }
@@ -131,7 +139,10 @@ std::string describe(const Prior& prior) {
           [](const EmpiricalPrior&) { return std::string("empirical"); },
           [](const InformedPrior& p) { return p.source; },
           [](const CheckpointPrior& p) { return fmt::format("checkpoint:{},inflate={}", p.file, p.inflate); },
-          [](const WeightsPrior& p) { return fmt::format("weights:{},scale={}", p.file, p.scale); },
+          [](const WeightsPrior& p) {
+            return fmt::format("weights:{},scale={}{}", p.file, p.scale,
+                               p.delta > 0.0 ? fmt::format(",delta={}", p.delta) : "");
+          },
       },
       prior);
 }

@@ -64,6 +64,7 @@ struct EmpiricalPrior {};
 struct InformedTensor {
   torch::Tensor mean;   // [slot.shape]
   torch::Tensor scale;  // [slot.shape], positive
+  torch::Tensor start;  // [slot.shape], positive: scale of the posterior where training begins; undefined: the prior's
 };
 /// Cheapest where the tensors are float64 on the device of the weights: they are converted at each use otherwise.
 struct InformedPrior {
@@ -76,10 +77,12 @@ struct CheckpointPrior {
   std::string file;
   double inflate = 1.0;
 };
-/// Means from a safetensors state dict, one scale for all; the same.
+/// Means from a state dict, one scale for all; the same. With a delta the posterior does not begin with the prior's
+/// scale but with delta |mean| (MOPED, Krishnan et al. 2020, sec. 3.2).
 struct WeightsPrior {
   std::string file;
   double scale = 0.1;
+  double delta = 0.0;  // 0: none
 };
 using Prior = std::variant<NormalPrior, FanInPrior, NoPrior, LaplacePrior, LogisticPrior, StudentTPrior,
                            ScaleMixturePrior, SpikeSlabPrior, HorseshoePrior, LogUniformPrior, HierarchicalPrior,
@@ -87,7 +90,7 @@ using Prior = std::variant<NormalPrior, FanInPrior, NoPrior, LaplacePrior, Logis
 
 /// normal:S | normal:fan-in | none | laplace[:S] | logistic[:S] | student-t[:DOF[,S]] | scale-mixture[:P,S1,S2] |
 /// spike-slab[:P[,S]] | horseshoe[:S][,unit] (also horseshoe:unit) | log-uniform | hierarchical[:A] | empirical |
-/// checkpoint:FILE[,inflate=K] | weights:FILE[,scale=S]
+/// checkpoint:FILE[,inflate=K] | weights:FILE[,scale=S][,delta=D]
 Prior parse_prior(const std::string& spec);
 /// The spec of a prior, all arguments written out; of an informed one its source.
 std::string describe(const Prior& prior);

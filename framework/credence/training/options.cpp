@@ -28,7 +28,8 @@ constexpr std::array kOptions = {
                "SIZE); default: the size that all images of a pack have, else 224"},
     OptionInfo{"network", "lenet5", identity, false,
                "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | lenet5-caffe | resnet20 | "
-               "resnet18|34|50|101|152[:cifar][,unit-scale] | wide-resnet:DEPTH,WIDTH | linear[:nobias] | constant | "
+               "resnet18|34|50|101|152[:cifar][,unit-scale] | wide-resnet:DEPTH,WIDTH | "
+               "vit:PATCH,DEPTH,WIDTH,HEADS | torchscript:FILE | linear[:nobias] | constant | "
                "vae:LATENT[,W1,...] | adaptive-depth:L[,width=W][,prior=uniform|poisson:RATE|geometric:P][,input] | "
                "hierarchical-groups:G[,W1,...][,shared=K][,relu|tanh]"},
     OptionInfo{"norm", "", identity, false,
@@ -45,8 +46,14 @@ constexpr std::array kOptions = {
         "whose name matches"},
     OptionInfo{"prior", "normal:1", identity, true,
                "normal:STDDEV | normal:fan-in | none; also REGEX=PRIOR for the tensors whose name matches"},
-    OptionInfo{"init", "", identity, false,
-               "FILE: start at a checkpoint or a safetensors state dict; default: at the prior where that is one"},
+    OptionInfo{"norm-parameters", "point", identity, false,
+               "bayesian | point: scales and shifts of norm layers, where no REGEX=POSTERIOR names them"},
+    OptionInfo{"biases", "bayesian", identity, false,
+               "bayesian | point: biases of other layers; points have no prior and are outside the KL"},
+    OptionInfo{
+        "init", "", identity, false,
+        "FILE[,skip=REGEX]: start at a checkpoint, or at a state dict (safetensors, or of torch.save), but for the "
+        "tensors whose name matches; default: at the prior where that is a file"},
     OptionInfo{"initial-scale", "0.0067", identity, false,
                "standard deviation of every Gaussian weight at the start; ivon: see --hess-init"},
     OptionInfo{"estimator", "reparam", identity, false,

@@ -101,7 +101,7 @@ TEST_F(SafetensorsFiles, RoundTripKeepsTypesShapesAndBits) {
   EXPECT_TRUE(std::signbit(read.read_doubles("b")[1]));
   EXPECT_THAT(read.read_doubles("count"), ElementsAre(-5));
   EXPECT_THAT(read.read_doubles("a.scale"), ElementsAre(0.1));
-  EXPECT_EQ(read.tensors().at("a.scale").type, SafetensorsType::f64);
+  EXPECT_EQ(read.tensors().at("a.scale").type, ElementType::f64);
   EXPECT_THAT(read.tensors().at("none").shape, ElementsAre(0));
   // The data begins at a multiple of eight.
   EXPECT_EQ(first[0] % 8, 0);
@@ -196,7 +196,7 @@ TEST_F(SafetensorsFiles, TruncatedAndAlteredFilesNeverCrash) {
       try {
         const SafetensorsFile file(file_);
         for (const auto& [name, tensor] : file.tensors()) {
-          if (tensor.type != SafetensorsType::other) file.read_doubles(name);
+          if (tensor.type != ElementType::other) file.read_doubles(name);
         }
       } catch (const DataError&) {
         // Whatever is not refused must be read without harm.

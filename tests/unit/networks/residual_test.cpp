@@ -1,4 +1,4 @@
-// Residual networks against torchvision's numbers, and their normalisation layers.
+// Networks for images against torchvision's numbers, and normalisation layers.
 #include <gmock/gmock.h>
 
 #include <cmath>
@@ -15,7 +15,6 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
-constexpr std::int64_t kPixels = 64;
 constexpr std::int64_t kExamples = 2;
 constexpr std::int64_t kClasses = 10;
 
@@ -28,11 +27,11 @@ ExampleSpec images(std::int64_t channels, std::int64_t pixels) {
 
 const nlohmann::json& references() {
   static const nlohmann::json values =
-      nlohmann::json::parse(std::ifstream(CREDENCE_REFERENCES "/networks/resnets.json"));
+      nlohmann::json::parse(std::ifstream(CREDENCE_REFERENCES "/networks/networks.json"));
   return values;
 }
 
-/// As tests/references/networks/torchvision_resnets.py: numbers in [-1/2, 1/2) by name and index.
+/// As tests/references/networks/torchvision_networks.py: numbers in [-1/2, 1/2) by name and index.
 torch::Tensor uniform(const std::string& name, std::int64_t count) {
   std::uint32_t start = 2166136261U;
   for (const char letter : name) start = (start ^ static_cast<unsigned char>(letter)) * 16777619U;
@@ -63,8 +62,13 @@ void fill(Network& network) {
   for (const auto& [name, buffer] : network.float_buffers()) fill_one(name, buffer);
 }
 
-torch::Tensor pixels() {
-  return uniform("input", kExamples * 3 * kPixels * kPixels).view({kExamples, 3, kPixels, kPixels}) * 4.0;
+std::int64_t pixels_of(const std::string& name) {
+  return references()[name]["pixels"];
+}
+
+torch::Tensor input_of(const std::string& name) {
+  const std::int64_t pixels = pixels_of(name);
+  return uniform("input", kExamples * 3 * pixels * pixels).view({kExamples, 3, pixels, pixels}) * 4.0;
 }
 
 torch::Tensor table(const nlohmann::json& rows) {
@@ -86,43 +90,49 @@ double tolerance(double epsilon) {
   return 152.0 * std::sqrt(4608.0) * epsilon;
 }
 
-TEST(ResidualNetworks, EvaluateAsTorchvisionsDo) {
+TEST(TorchvisionsNetworks, EvaluateAsTheirs) {
   for (const auto& [name, expected] : references().items()) {
-    Network network(build_module(name, images(3, kPixels), kClasses, 1), torch::kFloat64);
+    Network network(build_module(name, images(3, pixels_of(name)), kClasses, 1), torch::kFloat64);
     EXPECT_EQ(network.layout().parameters(), expected["parameters"].get<std::int64_t>()) << name;
     fill(network);
     network.module().eval();
     const torch::NoGradGuard no_grad;
-    EXPECT_LT(relative_error(network.forward(pixels()), table(expected["evaluation"])), tolerance(0x1p-53)) << name;
-  }
-}
-
-TEST(ResidualNetworks, EvaluateAsTorchvisionsDoInFloat) {
-  for (const std::string name : {"resnet18", "resnet50"}) {
-    Network network(build_module(name, images(3, kPixels), kClasses, 1));
-    fill(network);
-    network.module().eval();
-    const torch::NoGradGuard no_grad;
-    EXPECT_LT(relative_error(network.forward(pixels().to(torch::kFloat32)), table(references()[name]["evaluation"])),
-              tolerance(0x1p-24))
+    EXPECT_LT(relative_error(network.forward(input_of(name)), table(expected["evaluation"])), tolerance(0x1p-53))
         << name;
   }
 }
 
-TEST(ResidualNetworks, TrainAsTorchvisionsDo) {
+TEST(TorchvisionsNetworks, EvaluateAsTheirsInFloat) {
+  for (const std::string name : {"resnet18", "resnet50", "vit:4,2,24,3"}) {
+    Network network(build_module(name, images(3, pixels_of(name)), kClasses, 1));
+    fill(network);
+    network.module().eval();
+    const torch::NoGradGuard no_grad;
+    EXPECT_LT(
+        relative_error(network.forward(input_of(name).to(torch::kFloat32)), table(references()[name]["evaluation"])),
+        tolerance(0x1p-24))
+        << name;
+  }
+}
+
+TEST(TorchvisionsNetworks, TrainAsTheirs) {
   // Backward multiplies the error of a layer by the gradient's own growth: three more digits are allowed.
   constexpr double kBackward = 1e3;
-  for (const std::string name : {"resnet18", "resnet50"}) {
+  for (const std::string name : {"resnet18", "resnet50", "vit:4,2,24,3"}) {
     const nlohmann::json& expected = references()[name];
-    Network network(build_module(name, images(3, kPixels), kClasses, 1), torch::kFloat64);
+    Network network(build_module(name, images(3, pixels_of(name)), kClasses, 1), torch::kFloat64);
     fill(network);
-    const torch::Tensor logits = network.forward(pixels());
+    const torch::Tensor logits = network.forward(input_of(name));
     EXPECT_LT(relative_error(logits, table(expected["training"])), tolerance(0x1p-53)) << name;
     double squares = 0.0;
-    torch::Tensor first;
+    torch::Tensor first;  // of the first convolution
+    int first_slot = 1 << 20;
     network.set_gradient_sink([&](int slot, const torch::Tensor& gradient) {
       squares += gradient.square().sum().item<double>();
-      if (network.layout().slots[static_cast<std::size_t>(slot)].name == "conv1.weight") first = gradient;
+      if (network.layout().slots[static_cast<std::size_t>(slot)].shape.size() == 4 && slot <= first_slot) {
+        first = gradient;
+        first_slot = slot;
+      }
     });
     torch::nn::functional::cross_entropy(logits, torch::arange(kExamples)).backward();
     EXPECT_LT(relative_error(first.flatten().narrow(0, 0, 8), table(nlohmann::json::array({expected["gradient"]}))[0]),
@@ -196,7 +206,8 @@ TEST(ResidualNetworks, BeginAsTheirShortcuts) {
 
 TEST(ResidualNetworks, RefuseWhatTheyCannotBe) {
   for (const std::string spec :
-       {"resnet50:zero", "wide-resnet", "wide-resnet:28", "wide-resnet:27,10", "wide-resnet:28,0"})
+       {"resnet50:zero", "wide-resnet", "wide-resnet:28", "wide-resnet:27,10", "wide-resnet:28,0", "vit", "vit:4,6,192",
+        "vit:4,6,192,5", "vit:5,6,192,3", "torchscript"})
     EXPECT_THROW(build_module(spec, images(3, 32), 10, 1), UserError) << spec;
   EXPECT_THAT(
       [] {

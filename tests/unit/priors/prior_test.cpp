@@ -159,10 +159,10 @@ TEST(PriorSpecs, GiveTheirScale) {
 }
 
 TEST(PriorSpecs, AreDescribedAsTheyAreParsed) {
-  for (const char* spec :
-       {"normal:0.2", "normal:fan-in", "none", "laplace:0.7", "logistic:0.25", "student-t:2.5,0.1",
-        "scale-mixture:0.25,1,0.002", "spike-slab:0.1,0.5", "horseshoe:0.1", "horseshoe:0.1,unit", "log-uniform",
-        "hierarchical:3", "empirical", "checkpoint:runs/a,b=1.h5,inflate=2.5", "weights:a.safetensors,scale=0.01"}) {
+  for (const char* spec : {"normal:0.2", "normal:fan-in", "none", "laplace:0.7", "logistic:0.25", "student-t:2.5,0.1",
+                           "scale-mixture:0.25,1,0.002", "spike-slab:0.1,0.5", "horseshoe:0.1", "horseshoe:0.1,unit",
+                           "log-uniform", "hierarchical:3", "empirical", "checkpoint:runs/a,b=1.h5,inflate=2.5",
+                           "weights:a.safetensors,scale=0.01", "weights:a.pt,scale=1,delta=0.1"}) {
     EXPECT_EQ(describe(parse_prior(spec)), spec);
   }
   const std::map<std::string, std::string> defaults = {{"normal", "normal:1"},
@@ -208,6 +208,8 @@ TEST(PriorSpecs, RefuseWhatMakesNoSense) {
                            "checkpoint:a.h5,inflate=x",
                            "weights:",
                            "weights:a,scale=-1",
+                           "weights:a,delta=0",
+                           "weights:a,scale=1,delta=x",
                            "horse-shoe"}) {
     EXPECT_THROW(parse_prior(spec), UserError) << spec;
   }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes resnets.json: what torchvision's residual networks compute from given weights, in float64.
+"""Writes networks.json: what torchvision's networks compute from given weights, in float64.
 
-usage: torchvision_resnets.py > resnets.json     (made with torch 2.11, torchvision 0.26)
+usage: torchvision_networks.py > networks.json     (made with torch 2.11, torchvision 0.26)
 
 Every weight and pixel is a function of its tensor's name and its index, which the test repeats.
 """
@@ -14,7 +14,7 @@ import torch
 import torchvision
 
 MASK = 0xFFFFFFFF
-PIXELS, EXAMPLES, CLASSES = 64, 2, 10
+EXAMPLES, CLASSES = 2, 10
 
 
 def uniform(name, count):
@@ -43,14 +43,27 @@ def fill(model):
             tensor.copy_(u)
 
 
+def build(name):
+    """The network by its name in Credence, and the size of its images."""
+    if not name.startswith("vit:"):
+        return getattr(torchvision.models, name)(num_classes=CLASSES), 64
+    patch, depth, width, heads = map(int, name.removeprefix("vit:").split(","))
+    return torchvision.models.VisionTransformer(image_size=16, patch_size=patch, num_layers=depth, num_heads=heads,
+                                                hidden_dim=width, mlp_dim=4 * width, num_classes=CLASSES), 16
+
+
+def first_gradient(model):
+    return next(p for p in model.parameters() if p.dim() == 4).grad.flatten()[:8].tolist()
+
+
 def main():
     torch.set_default_dtype(torch.float64)
-    pixels = uniform("input", EXAMPLES * 3 * PIXELS**2).view(EXAMPLES, 3, PIXELS, PIXELS) * 4.0
     result = {}
-    for name in ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]:
-        model = getattr(torchvision.models, name)(num_classes=CLASSES)
+    for name in ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vit:4,2,24,3"]:
+        model, size = build(name)
+        pixels = uniform("input", EXAMPLES * 3 * size**2).view(EXAMPLES, 3, size, size) * 4.0
         fill(model)
-        entry = {"parameters": sum(p.numel() for p in model.parameters())}
+        entry = {"pixels": size, "parameters": sum(p.numel() for p in model.parameters())}
         model.eval()
         with torch.no_grad():
             entry["evaluation"] = model(pixels).tolist()
@@ -58,9 +71,10 @@ def main():
         logits = model(pixels)
         torch.nn.functional.cross_entropy(logits, torch.arange(EXAMPLES)).backward()
         entry["training"] = logits.tolist()
-        entry["gradient"] = model.conv1.weight.grad.flatten()[:8].tolist()
+        entry["gradient"] = first_gradient(model)  # of the first convolution
         entry["gradient_norm"] = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters()))
-        entry["running_var"] = model.bn1.running_var[:4].tolist()
+        if hasattr(model, "bn1"):
+            entry["running_var"] = model.bn1.running_var[:4].tolist()
         result[name] = entry
     json.dump(result, sys.stdout, indent=1)
     print()

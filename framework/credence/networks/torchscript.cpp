@@ -1,0 +1,117 @@
+#include "credence/networks/torchscript.h"
+
+#include <fmt/ranges.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+
+#include <array>
+#include <cctype>
+#include <filesystem>
+#include <utility>
+
+#include "credence/base/errors.h"
+#include "credence/networks/zoo.h"
+
+namespace credence {
+namespace {
+
+/// "BatchNorm2d" of "__torch__.torch.nn.modules.batchnorm.___torch_mangle_3.BatchNorm2d".
+std::string class_name(const torch::jit::Module& script) {
+  const auto name = script.type()->name();
+  return name ? name->name() : std::string();
+}
+
+bool is_class_of(std::string_view name, std::string_view stem) {
+  if (!name.starts_with(stem)) return false;
+  const std::string_view rest = name.substr(stem.size());
+  return rest.empty() || rest == "1d" || rest == "2d" || rest == "3d";
+}
+
+std::string first_line(const std::string& text) {
+  return text.substr(0, text.find('\n'));
+}
+
+std::string last_line(std::string text) {
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.pop_back();
+  return text.substr(text.rfind('\n') + 1);
+}
+
+}  // namespace
+
+ScriptPart::ScriptPart(torch::jit::Module script) : script_(std::move(script)) {
+  const std::string name = class_name(script_);
+  normalizes_over_batch = is_class_of(name, "BatchNorm") || is_class_of(name, "SyncBatchNorm");
+  is_norm = normalizes_over_batch || is_class_of(name, "LayerNorm") || is_class_of(name, "GroupNorm") ||
+            is_class_of(name, "InstanceNorm") || is_class_of(name, "RMSNorm");
+  for (const auto& item : script_.named_parameters(/*recurse=*/false)) {
+    register_parameter(item.name, item.value, item.value.requires_grad());
+  }
+  for (const auto& item : script_.named_buffers(/*recurse=*/false)) register_buffer(item.name, item.value);
+  for (const auto& item : script_.named_children())
+    register_module(item.name, std::make_shared<ScriptPart>(item.value));
+}
+
+ScriptModuleImpl::ScriptModuleImpl(torch::jit::Module script) : ScriptPart(std::move(script)) {}
+
+torch::Tensor ScriptModuleImpl::forward(const torch::Tensor& inputs) {
+  const torch::jit::GraphOptimizerEnabledGuard as_it_stands(false);
+  torch::jit::IValue outputs;
+  try {
+    outputs = script_.forward({inputs});
+  } catch (const std::exception& error) {  // a stack of the script, the cause last
+    require(false, "the TorchScript module fails on inputs [{}]: {}", fmt::join(inputs.sizes(), ", "),
+            last_line(error.what()));
+  }
+  require(outputs.isTensor(),
+          "the TorchScript module gives a {} where one tensor [examples, outputs] is needed; export a module whose "
+          "forward returns that",
+          outputs.tagKind());
+  return outputs.toTensor();
+}
+
+void ScriptPart::train(bool on) {
+  torch::nn::Module::train(on);
+  if (script_.hasattr("training")) script_.setattr("training", on);
+}
+
+double ScriptPart::momentum() const {
+  if (script_.hasattr("momentum")) {
+    const torch::jit::IValue value = script_.attr("momentum");
+    return value.isNone() ? 1.0 : value.toDouble();
+  }
+  const auto constant = script_.type()->findConstant("momentum");
+  require(constant.has_value(),
+          "this TorchScript module does not tell the momentum of its batch normalisation; export it by "
+          "torch.jit.script in the place of torch.jit.trace, or use --norm-statistics running");
+  return constant->isNone() ? 1.0 : constant->toDouble();
+}
+
+ScriptModule load_script(const std::string& file) {
+  std::error_code none;
+  if (!std::filesystem::is_regular_file(file, none)) throw DataError(fmt::format("{}: there is no such file", file));
+  try {
+    return ScriptModule(torch::jit::load(file, torch::kCPU));
+  } catch (const std::exception& error) {
+    throw DataError(fmt::format("{} is no TorchScript module, as torch.jit.script(network).save(FILE) makes them: {}",
+                                file, first_line(error.what())));
+  }
+}
+
+torch::nn::AnyModule make_torchscript(const ModuleRequest& request) {
+  require(!request.arguments.empty(), "torchscript needs a file, as in torchscript:FILE");
+  ScriptModule network = load_script(request.arguments);
+  require(!network->parameters().empty(),
+          "{} has no parameters to be uncertain about: it was frozen (torch.jit.freeze); save it before that",
+          request.arguments);
+  const torch::NoGradGuard no_grad;
+  std::vector<std::int64_t> shape = {2};
+  shape.insert(shape.end(), request.examples.input_shape.begin(), request.examples.input_shape.end());
+  network->eval();
+  const torch::Tensor outputs = network->forward(torch::zeros(shape, network->parameters().front().options()));
+  network->train();
+  require(outputs.dim() == 2 && outputs.size(0) == 2 && outputs.size(1) == request.outputs,
+          "{} gives outputs [{}] for two examples, and [2, {}] is needed; replace its last layer before it is exported",
+          request.arguments, fmt::join(outputs.sizes(), ", "), request.outputs);
+  return torch::nn::AnyModule(network);
+}
+
+}  // namespace credence

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <torch/script.h>
+#include <torch/torch.h>
+
+#include <string>
+
+namespace credence {
+
+/// A module of a TorchScript module. Its parameters and buffers are those of the script, the very tensors: whoever
+/// gives them other memory (Network) gives it to the script.
+struct ScriptPart : torch::nn::Module {
+  explicit ScriptPart(torch::jit::Module script);
+  void train(bool on = true) override;
+  /// Of a layer of batch normalisation: the share of the newest batch in a running average. UserError where the script
+  /// does not tell it, being traced.
+  double momentum() const;
+
+  bool is_norm = false;                // by the name of its class: BatchNorm2d, LayerNorm, ...
+  bool normalizes_over_batch = false;  // BatchNorm
+
+ protected:
+  torch::jit::Module script_;
+};
+
+/// A TorchScript module (torch.jit.script or torch.jit.trace) as an ordinary one: same parameter names, same numbers.
+/// Its operations run as they stand, without the optimizations of TorchScript, which may change the numbers after the
+/// first calls.
+class ScriptModuleImpl : public ScriptPart {
+ public:
+  explicit ScriptModuleImpl(torch::jit::Module script);
+  /// UserError where the script fails on these inputs or gives something else than one tensor.
+  torch::Tensor forward(const torch::Tensor& inputs);
+};
+TORCH_MODULE(ScriptModule);
+
+/// DataError where the file is none.
+ScriptModule load_script(const std::string& file);
+
+}  // namespace credence

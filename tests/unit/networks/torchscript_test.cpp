@@ -1,0 +1,147 @@
+// TorchScript modules as networks, against the same operations by hand.
+#include "credence/networks/torchscript.h"
+
+#include <gmock/gmock.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "credence/base/errors.h"
+#include "credence/networks/network.h"
+#include "credence/networks/zoo.h"
+
+namespace credence {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
+constexpr double kMomentum = 0.25;
+
+torch::Tensor waves(at::IntArrayRef shape, double rate) {
+  return torch::sin(torch::arange(c10::multiply_integers(shape), torch::kFloat64) * rate + 0.3)
+      .view(shape)
+      .to(torch::kFloat32);
+}
+
+/// As torch.jit.script has a network of a convolution, batch norm and a linear layer, of 2 x 5 x 5 inputs and 3
+/// outputs.
+torch::jit::Module script() {
+  torch::jit::Module norm("__torch__.torch.nn.modules.batchnorm.BatchNorm2d");
+  norm.register_parameter("weight", torch::ones({4}).requires_grad_(), false);
+  norm.register_parameter("bias", torch::zeros({4}).requires_grad_(), false);
+  norm.register_buffer("running_mean", torch::zeros({4}));
+  norm.register_buffer("running_var", torch::ones({4}));
+  norm.register_attribute("momentum", c10::FloatType::get(), kMomentum);
+  norm.register_attribute("training", c10::BoolType::get(), true);
+  norm.define(R"(
+    def forward(self, x):
+        return torch.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
+                                self.momentum, 1e-5, False)
+  )");
+  torch::jit::Module network("__torch__.Network");
+  network.register_parameter("kernel", waves({4, 2, 3, 3}, 0.9).requires_grad_(), false);
+  network.register_parameter("head", waves({3, 36}, 1.7).requires_grad_(), false);
+  network.register_attribute("training", c10::BoolType::get(), true);
+  network.register_module("norm", norm);
+  network.define(R"(
+    def forward(self, x):
+        y = torch.relu(self.norm.forward(torch.conv2d(x, self.kernel)))
+        return torch.matmul(torch.flatten(y, 1), torch.t(self.head))
+  )");
+  return network;
+}
+
+class TorchScript : public ::testing::Test {
+ protected:
+  TorchScript() : file_((std::filesystem::temp_directory_path() / ("credence-" + std::to_string(::getpid()) + ".pt"))) {
+    script().save(file_);
+    spec_.input_shape = {2, 5, 5};
+  }
+  ~TorchScript() override { std::filesystem::remove(file_); }
+
+  torch::nn::AnyModule module(std::int64_t outputs = 3) {
+    return build_module("torchscript:" + file_, spec_, outputs, 1);
+  }
+
+  std::string file_;
+  ExampleSpec spec_;
+};
+
+const Slot& slot_named(const Network& network, const std::string& name) {
+  for (const Slot& slot : network.layout().slots) {
+    if (slot.name == name) return slot;
+  }
+  throw std::runtime_error("no slot " + name);
+}
+
+TEST_F(TorchScript, ParametersAreThoseOfTheArena) {
+  for (const torch::Dtype dtype : {torch::kFloat32, torch::kFloat64}) {
+    Network network(module(), dtype);
+    ASSERT_EQ(network.layout().slots.size(), 4U);
+    EXPECT_TRUE(slot_named(network, "norm.weight").is_norm);
+    EXPECT_TRUE(slot_named(network, "norm.bias").is_norm && slot_named(network, "norm.bias").is_bias);
+    EXPECT_FALSE(slot_named(network, "kernel").is_norm);
+    EXPECT_TRUE(normalizes_over_batch(network.module()));
+    torch::Tensor arena = network.values();
+    network.bind(arena);
+    const auto part = [&](const std::string& name) {
+      const Slot& slot = slot_named(network, name);
+      return arena.narrow(0, slot.offset, slot.count).view(slot.shape);
+    };
+    EXPECT_TRUE(torch::equal(part("head"), waves({3, 36}, 1.7).to(dtype)));
+    arena.mul_(-1.5);  // seen by the script, or its outputs are others
+    const torch::Tensor x = waves({6, 2, 5, 5}, 1.3).to(dtype);
+    const torch::Tensor kernel = part("kernel").clone().requires_grad_();
+    const torch::Tensor head = part("head").clone().requires_grad_();
+    torch::Tensor gradient;
+    network.set_gradient_sink([&](int slot, const torch::Tensor& value) {
+      if (network.layout().slots[static_cast<std::size_t>(slot)].name == "kernel") gradient = value;
+    });
+    for (int pass = 0; pass < 4; ++pass) {  // optimised executors take over after the first
+      const torch::Tensor mean = torch::zeros({4}, dtype), variance = torch::ones({4}, dtype);
+      const torch::Tensor y = torch::batch_norm(torch::conv2d(x, kernel), part("norm.weight"), part("norm.bias"), mean,
+                                                variance, true, kMomentum, 1e-5, false);
+      const torch::Tensor expected = torch::relu(y).flatten(1).matmul(head.t());
+      const torch::Tensor outputs = network.forward(x);
+      EXPECT_TRUE(torch::equal(outputs, expected)) << pass;
+      kernel.mutable_grad() = torch::Tensor();
+      expected.square().sum().backward();
+      outputs.square().sum().backward();
+      EXPECT_TRUE(torch::equal(gradient, kernel.grad())) << pass;
+      if (pass > 0) continue;
+      for (const auto& [name, buffer] : network.float_buffers()) {
+        EXPECT_TRUE(torch::equal(buffer, name == "norm.running_mean" ? mean : variance)) << name;
+      }
+    }
+  }
+}
+
+TEST_F(TorchScript, EvaluationUsesTheRunningStatistics) {
+  Network network(module(), torch::kFloat64);
+  network.module().eval();
+  const torch::NoGradGuard no_grad;
+  torch::Tensor buffers = network.buffer_arena();
+  buffers.fill_(4.0);  // mean and variance
+  const torch::Tensor x = waves({2, 2, 5, 5}, 1.3).to(torch::kFloat64);
+  const torch::Tensor y =
+      (torch::conv2d(x, waves({4, 2, 3, 3}, 0.9).to(torch::kFloat64)) - 4.0) / std::sqrt(4.0 + 1e-5);
+  const torch::Tensor expected = y.clamp_min(0).flatten(1).matmul(waves({3, 36}, 1.7).to(torch::kFloat64).t());
+  EXPECT_LT((network.forward(x) - expected).abs().max().item<double>(), 1e-12);
+  EXPECT_LT((network.forward(x.narrow(0, 1, 1)) - expected.narrow(0, 1, 1)).abs().max().item<double>(), 1e-12);
+}
+
+TEST_F(TorchScript, RefusesWhatDoesNotFit) {
+  EXPECT_THAT([&] { module(10); },
+              ThrowsMessage<UserError>(HasSubstr("[2, 3] for two examples, and [2, 10] is needed")));
+  spec_.input_shape = {1, 5, 5};
+  EXPECT_THAT([&] { module(); }, ThrowsMessage<UserError>(HasSubstr("fails on inputs [2, 1, 5, 5]")));
+  EXPECT_THAT([&] { build_module("torchscript:/none.pt", spec_, 3, 1); },
+              ThrowsMessage<DataError>(HasSubstr("no such file")));
+  std::ofstream(file_, std::ios::trunc) << "no archive";
+  EXPECT_THAT([&] { module(); }, ThrowsMessage<DataError>(HasSubstr("is no TorchScript module")));
+}
+
+}  // namespace
+}  // namespace credence
