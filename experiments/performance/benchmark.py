@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Step times as ratios measured in one run: mean-field over point, point over PyTorch, two ranks over DDP, saving.
 
-usage: benchmark.py [--rounds 5] [--credence build/credence] [--output FILE]
+usage: benchmark.py [--rounds 5] [--credence build/credence] [--output FILE] [--images pack:FILE] [--small-images DATA]
 
 The two sides of a ratio run in turn, A B A B ...; the ratio is that of the medians over rounds of each run's median step.
 """
@@ -24,6 +24,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RIVAL = pathlib.Path(__file__).with_name("rival.py")
 CASES = [("lenet5", 256, 300, 1.15), ("mlp:1200,1200", 128, 200, 1.8), ("resnet20", 128, 40, 1.1)]
+VISION_CASES = [("resnet50", "images", 4, 12, 1.2), ("resnet18:cifar", "small_images", 32, 30, 1.1)]  # network, data, ...
 DDP_CASES = [("mlp:1200,1200", 256, 200, 1.3), ("resnet20", 256, 30, 1.0)]
 ENVIRONMENT = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
 
@@ -85,6 +86,8 @@ def main():
     parser.add_argument("--credence", default=str(ROOT / "build/credence"))
     parser.add_argument("--output", default=str(pathlib.Path(__file__).with_name("results.txt")))
     parser.add_argument("--only", default="")
+    parser.add_argument("--images", default="", help="as --data: 1,000 classes at 224 pixels, for resnet50")
+    parser.add_argument("--small-images", default="", help="as --data: 10 classes of 32 pixels, for resnet18:cifar")
     options = parser.parse_args()
     python = subprocess.run([ROOT / "experiments/prepare"], check=True, capture_output=True, text=True).stdout.strip()
     bench = Bench(options.credence, python, options.rounds)
@@ -103,6 +106,14 @@ def main():
         if wanted("rival"):
             bench.compare(f"point / PyTorch, {network}, batch {batch}",
                           lambda: bench.ours(network, batch, steps, 2, options=("--posterior", "point"))[0],
+                          lambda: bench.rival(network, batch, steps, 2), 1.03)
+    for network, data, batch, steps, target in VISION_CASES:
+        if wanted("vision") and vars(options)[data]:
+            common = ("--data", vars(options)[data], "--augment", "none")
+            point = lambda: bench.ours(network, batch, steps, 2, options=(*common, "--posterior", "point"))[0]
+            bench.compare(f"mean-field / point, {network}, batch {batch}",
+                          lambda: bench.ours(network, batch, steps, 2, options=common)[0], point, target)
+            bench.compare(f"point / PyTorch, {network}, batch {batch}", point,
                           lambda: bench.rival(network, batch, steps, 2), 1.03)
     for network, batch, steps, target in DDP_CASES:
         if wanted("ddp"):

@@ -66,7 +66,52 @@ class ResNet20(nn.Module):
         return self.fc(self.blocks(self.bn1(self.conv1(x)).relu_()).mean((2, 3)))
 
 
+class ResidualBlock(nn.Module):
+    """As torchvision's: two 3x3 convolutions, or 1x1, 3x3 with the stride, 1x1."""
+
+    def __init__(self, inputs, width, stride, bottleneck):
+        super().__init__()
+        outputs = width * (4 if bottleneck else 1)
+        sizes = ([(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)] if bottleneck else
+                 [(inputs, width, 3, stride), (width, outputs, 3, 1)])
+        layers = []
+        for i, (before, after, pixels, step) in enumerate(sizes):
+            layers += [nn.Conv2d(before, after, pixels, step, pixels // 2, bias=False), nn.BatchNorm2d(after)]
+            layers += [nn.ReLU(inplace=True)] if i + 1 < len(sizes) else []
+        self.body, self.downsample = nn.Sequential(*layers), None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        return self.body(x).add_(x if self.downsample is None else self.downsample(x)).relu_()
+
+
+def residual_network(name):
+    blocks, bottleneck = {"resnet18": ((2, 2, 2, 2), False), "resnet50": ((3, 4, 6, 3), True)}[name.split(":")[0]]
+    small = name.endswith(":cifar")
+    stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False) if small else nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64),
+            nn.ReLU(inplace=True)] + ([] if small else [nn.MaxPool2d(3, 2, 1)])
+    layers, inputs = [], 64
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            layers.append(ResidualBlock(inputs, 64 << stage, 2 if stage and not block else 1, bottleneck))
+            inputs = (64 << stage) * (4 if bottleneck else 1)
+    classes = 10 if small else 1000
+    return nn.Sequential(*stem, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def examples(name):
+    """Fashion-MNIST; of the large networks numbers of the size of their images."""
+    if not name.startswith(("resnet18", "resnet50")):
+        images = torch.from_numpy(read("train-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28).copy()).float()
+        return (images / 255 - 0.2860) / 0.3530, torch.from_numpy(read("train-labels-idx1-ubyte", 8).copy()).long()
+    pixels, count = (32, 512) if name.endswith(":cifar") else (224, 64)
+    return torch.randn(count, 3, pixels, pixels), torch.arange(count) % 10
+
+
 def build(name):
+    if name.startswith(("resnet18", "resnet50")):
+        return residual_network(name)
     if name == "lenet5":
         return LeNet5()
     if name == "resnet20":
@@ -94,9 +139,7 @@ def main():
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[7])
         torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
         network = nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
-    images = torch.from_numpy(read("train-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28).copy()).float()
-    images = (images / 255 - 0.2860) / 0.3530
-    labels = torch.from_numpy(read("train-labels-idx1-ubyte", 8).copy()).long()
+    images, labels = examples(name)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     part = batch // size
     order = torch.randperm(len(images))

@@ -185,7 +185,7 @@ TEST(CrossEntropy, OfAHierarchicalPriorBoundsTheMarginal) {
 
 InformedPrior informed_prior(const Tensor& mean, const Tensor& scale, double inflate) {
   auto tensors = std::make_shared<std::map<std::string, InformedTensor>>();
-  (*tensors)["fc1.weight"] = {mean, scale};
+  (*tensors)["fc1.weight"] = {mean, scale, {}};
   return {tensors, inflate, "checkpoint:first.h5,inflate=3"};
 }
 

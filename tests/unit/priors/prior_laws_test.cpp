@@ -16,7 +16,7 @@ using torch::Tensor;
 
 InformedPrior informed_prior(const Tensor& mean, const Tensor& scale) {
   auto tensors = std::make_shared<std::map<std::string, InformedTensor>>();
-  (*tensors)["fc1.weight"] = {mean, scale};
+  (*tensors)["fc1.weight"] = {mean, scale, {}};
   return {tensors, 2.0, "checkpoint:first.h5,inflate=2"};
 }
 
