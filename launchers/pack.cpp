@@ -353,11 +353,12 @@ int run_pack(const CommandContext& context) {
 
   Work assembling;
   std::int64_t bad = 0;
-  if (session.rank() == 0) {
+  collectively(*control, [&] {
+    if (session.rank() != 0) return;
     found = read_parts(parts, job);
     bad = count_bad(found.entries);
     assembling.start([&] { write_pack(file, parts, sources->sources, std::move(found.entries), assembling.done); }, 1);
-  }
+  });
   look_after(*control, assembling, {"assembled", 0, sources->records, 0});
   collectively(*control, [&] {
     if (session.rank() != 0) return;
