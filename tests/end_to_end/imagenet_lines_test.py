@@ -15,6 +15,8 @@ class Lines(RunTest):
     def test_every_line_can_be_planned(self):
         lines = re.findall(r"^sbatch (.*)$", (IMAGENET / "README.md").read_text(), re.MULTILINE)
         self.assertEqual(len(lines), 19)
+        pack = self.folder / "pack.h5"
+        self.succeed("pack", "fashion-mnist", pack)
         kinds = set()
         for line in lines:
             words = shlex.split(line)
@@ -28,8 +30,8 @@ class Lines(RunTest):
                 # Fashion-MNIST in the place of ImageNet, and few examples a rank: what is held is that the options go together.
                 arguments[arguments.index("--batch") + 1] = 2 * ranks
                 arguments = [word for word in arguments if word != "--out" and not str(word).startswith("runs/")]
-                plan = self.succeed("plan", *arguments, "--data", "fashion-mnist", "--augment", "flip", "--image-size", "32",
-                                    "--ranks", ranks, "--threads", 1, "--json").json
+                plan = self.succeed("plan", *arguments, "--data", f"pack:{pack}", "--image-size", "32", "--ranks", ranks,
+                                    "--threads", 1, "--json").json
                 self.assertEqual(plan["ranks"], ranks)
                 self.assertEqual(batch % ranks, 0)
             kinds.add((pathlib.Path(config).stem, ranks))
