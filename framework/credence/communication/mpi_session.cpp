@@ -170,13 +170,18 @@ void wait_for_others_to_leave(MpiSession::State& state) {
   try {
     {
       const std::lock_guard lock(state.calls);
-      if (!state.unsafe) state.notices.poll();
-      const auto& failure = state.notices.failure();
-      if (failure && exit_code == static_cast<int>(ExitCode::lost_rank)) exit_code = failure->exit_code;
-      the_exit_code = exit_code;
+      const auto take_first_cause = [&] {
+        const auto& failure = state.notices.failure();
+        if (failure && exit_code == static_cast<int>(ExitCode::lost_rank)) exit_code = failure->exit_code;
+        the_exit_code = exit_code;
+      };
+      take_first_cause();
+      // Before anything is polled: the fault above may come with the first poll, and ends this rank.
       state.notices.announce_failure(exit_code, why);
       state.notices.announce_leaving(state.unsafe);
       state.notices.activities = {{nullptr, [] { return std::string("leaving with an error"); }}};
+      if (!state.unsafe) state.notices.poll();
+      take_first_cause();
     }
     wait_for_others_to_leave(state);
   } catch (const std::exception&) {
