@@ -1,4 +1,5 @@
 // One way to fail: failure_driver SCENARIO TIMEOUT_SECONDS. Rank 1 misbehaves; failures_test.py looks at the outcome.
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -6,7 +7,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <map>
 #include <optional>
 #include <string>
@@ -122,13 +122,24 @@ int run(MpiSession& session, const std::string& name, double timeout_seconds, st
 }
 
 }  // namespace
-/// Writes this rank's exit code to a file of the folder CREDENCE_EXIT_CODES, at the very end: mpirun kills what
-/// outlives the first rank, so no process around this one could.
-void record_exit(int code) {
+
+int exit_code_file = -1;
+
+/// Opens this rank's file in the folder CREDENCE_EXIT_CODES for its exit code.
+void open_exit_code_file() {
   const char* folder = std::getenv("CREDENCE_EXIT_CODES");
   const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
   if (folder == nullptr || rank == nullptr) return;
-  std::ofstream(std::string(folder) + "/" + rank) << code;
+  exit_code_file = open((std::string(folder) + "/" + rank).c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+}
+
+/// Writes this rank's exit code at the very end, in one call: mpirun kills what outlives the first ranks, so no process
+/// around this one could, and anything longer would often be cut off.
+void record_exit(int code) {
+  if (exit_code_file < 0) return;
+  const std::string text = std::to_string(code);
+  const auto written = pwrite(exit_code_file, text.data(), text.size(), 0);
+  if (written < 0) exit_code_file = -1;
 }
 
 }  // namespace credence
@@ -141,6 +152,7 @@ extern "C" [[noreturn]] void _exit(int code) {
 }
 
 int main(int argc, char** argv) {
+  credence::open_exit_code_file();
   on_exit([](int code, void*) { credence::record_exit(code); }, nullptr);
   credence::MpiSession session(argc, argv);
   if (argc != 3) return 2;

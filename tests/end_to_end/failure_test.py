@@ -93,11 +93,7 @@ class Directory(RunTest):
                             "file/run")
 
     def test_full_disk(self):
-        mount = self.folder / "disk"
-        mount.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], capture_output=True).returncode != 0:
-            self.fail("a small file system cannot be mounted: this test needs root")
-        self.addCleanup(subprocess.run, ["umount", mount])
+        mount = self.small_disk("4m")
         options = ("train", "--data", "moons", "--network", "mlp:50,50", "--likelihood", "bernoulli", "--steps", 1000000,
                    "--shards", 2, "--checkpoint-every", 20, "--progress", "none", "--out", mount / "run")
         process = start(*options, ranks=2)

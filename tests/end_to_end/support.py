@@ -107,6 +107,15 @@ class RunTest(unittest.TestCase):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="credence-test-"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
 
+    def small_disk(self, size):
+        """The mount point of a new file system of this size (as mount's option); needs root."""
+        mount = self.folder / "disk"
+        mount.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount], capture_output=True).returncode != 0:
+            self.fail("a small file system cannot be mounted: this test needs root")
+        self.addCleanup(subprocess.run, ["umount", mount])
+        return mount
+
     def run_with_code(self, code, *arguments, **options):
         result = run(*arguments, **options)
         self.assertEqual(result.code, code, result)

@@ -82,10 +82,8 @@ std::string NoticeBoard::activity() const {
 void NoticeBoard::handle(const Notice& notice, int source) {
   switch (notice.kind) {
     case Kind::failure:
-      if (!failure_) {
-        failure_ = RankFailure{source, notice.exit_code, notice.text};
-        since_failure_.restart();
-      }
+      if (!failure_) failure_ = RankFailure{source, notice.exit_code, notice.text};
+      note_failure(notice.instant);
       break;
     case Kind::leaving:
       left_[static_cast<std::size_t>(source)] = true;
@@ -121,8 +119,21 @@ void NoticeBoard::send_to_all(const Notice& notice) {
 void NoticeBoard::announce_failure(int exit_code, const std::string& text) {
   if (announced_ || failure_) return;  // one cause is enough: the first
   announced_ = true;
-  since_failure_.restart();
-  send_to_all(make(Kind::failure, exit_code, text));
+  Notice notice = make(Kind::failure, exit_code, text);
+  notice.instant = steady_instant();
+  note_failure(notice.instant);
+  send_to_all(notice);
+}
+
+void NoticeBoard::note_failure(std::int64_t instant) {
+  constexpr std::int64_t kLongestWay = 2'000'000'000;  // older or later ones are of another machine's clock
+  const std::int64_t now = steady_instant();
+  if (instant > now || instant < now - kLongestWay) instant = now;
+  first_failure_ = first_failure_ == 0 ? instant : std::min(first_failure_, instant);
+}
+
+double NoticeBoard::seconds_since_failure() const {
+  return first_failure_ == 0 ? 0.0 : 1e-9 * static_cast<double>(steady_instant() - first_failure_);
 }
 
 void NoticeBoard::announce_leaving(bool blind) {

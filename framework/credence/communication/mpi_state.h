@@ -42,8 +42,9 @@ class NoticeBoard {
   void announce_leaving(bool blind);
 
   const std::optional<RankFailure>& failure() const { return failure_; }
-  /// Since the first failure, of this rank or another, became known here.
-  double seconds_since_failure() const { return failure_ || announced_ ? since_failure_.seconds() : 0.0; }
+  /// Since the first failure that is known here, of this rank or another: the same on all ranks of a machine, so that
+  /// they end together. 0 without one.
+  double seconds_since_failure() const;
   bool all_left() const;
   bool any_blind() const { return any_blind_; }
   /// When the last rank left, as far as known here: nanoseconds of the steady clock.
@@ -78,6 +79,7 @@ class NoticeBoard {
   void send_to_all(const Notice& notice);
   void receive();
   void handle(const Notice& notice, int source);
+  void note_failure(std::int64_t instant);
   std::string activity() const;
   static Notice make(Kind kind, int exit_code, const std::string& text);
 
@@ -88,7 +90,7 @@ class NoticeBoard {
   MPI_Request incoming_request_ = MPI_REQUEST_NULL;
   std::list<Outgoing> outgoing_;
   std::optional<RankFailure> failure_;
-  Stopwatch since_failure_;
+  std::int64_t first_failure_ = 0;  // 0: none
   bool announced_ = false;
   std::vector<bool> left_;
   bool any_blind_ = false;
