@@ -84,6 +84,15 @@ double in_range(const OptionValues& values, const std::string& name, double low,
   return value;
 }
 
+/// Members that begin at one file's weights are told apart by their draws alone.
+void warn_of_equal_members(const Posterior& posterior) {
+  if (posterior.plan().members == 1 || posterior.is_random()) return;
+  if (!torch::equal(posterior.member_part(posterior.mean(), 0), posterior.member_part(posterior.mean(), 1))) return;
+  log_warning(
+      "all members of this ensemble of point estimates begin at the same weights and see the same batches: they stay "
+      "equal; train them as runs of their own --seed, or take a posterior with draws");
+}
+
 }  // namespace
 
 Machine choose_machine(const OptionValues& values, MpiSession& session, Communicator& control) {
@@ -203,6 +212,7 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
   if (const std::string init = values.text("init"); !init.empty()) {
     start_at_file(init, *model.network, *model.posterior);
   }
+  warn_of_equal_members(*model.posterior);
   return model;
 }
 
@@ -239,6 +249,12 @@ OptimizerOptions optimizer_options(const OptionValues& values, const Objective& 
   options.trust = in_range(values, "lars-trust", 0.0, 1e30);
   options.objective = objective;
   return options;
+}
+
+bool deals_members(const OptionValues& values, const Model& model, const DataSource& source, int ranks) {
+  const bool exchanges_losses_only = values.text("estimator") == "score";
+  return ranks > 1 && model.posterior->plan().members % ranks == 0 && !exchanges_losses_only &&
+         source.as_images() == nullptr;
 }
 
 std::unique_ptr<Estimator> build_estimator(const OptionValues& values, const Machine& machine, Model& model,

@@ -55,6 +55,9 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
                   const ModelOrigin& origin);
 
 OptimizerOptions optimizer_options(const OptionValues& values, const Objective& objective);
+/// Whether each rank trains members of an ensemble of its own. It then reads all of every batch, which must cost
+/// little: images that are decoded are dealt to the ranks instead, and every rank works on all members.
+bool deals_members(const OptionValues& values, const Model& model, const DataSource& source, int ranks);
 std::unique_ptr<Estimator> build_estimator(const OptionValues& values, const Machine& machine, Model& model,
                                            Communicator& communicator);
 

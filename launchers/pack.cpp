@@ -2,13 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <exception>
 #include <filesystem>
 #include <mutex>
 #include <numeric>
 #include <optional>
-#include <thread>
 
 #include "assembly.h"
 #include "command_line.h"
@@ -20,15 +17,14 @@
 #include "credence/data/open.h"
 #include "credence/data/pack_record.h"
 #include "credence/data/pack_write.h"
-#include "credence/training/signals.h"
+#include "pack_work.h"
 
 namespace credence {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr double kSyncSeconds = 0.5;      // what a kill can lose
-constexpr double kExchangeSeconds = 1.0;  // between two looks at what other ranks have done
+constexpr double kSyncSeconds = 0.5;  // what a kill can lose
 
 const std::vector<CommandOption>& pack_extras() {
   static const std::vector<CommandOption> extras = {
@@ -105,108 +101,6 @@ Digest digest_of_job(const Sources& sources, const PackSettings& settings) {
   }
   const std::string text = digest.hexadecimal();
   return digest_of(std::as_bytes(std::span(text)));
-}
-
-/// Threads of this rank that do their share of the records, or rank 0's assembling.
-class Work {
- public:
-  std::atomic<std::int64_t> done = 0;
-  std::atomic<std::int64_t> bad = 0;
-
-  ~Work() {
-    stop_ = true;
-    join();
-  }
-  void start(const std::function<void()>& work, int threads) {
-    running_ = threads;
-    for (int i = 0; i < threads; ++i) {
-      threads_.emplace_back([this, work] {
-        try {
-          work();
-        } catch (const Error& error) {
-          fail(error.code(), error.what());
-        } catch (const std::exception& error) {
-          fail(ExitCode::internal, error.what());
-        }
-        --running_;
-      });
-    }
-  }
-  void stop() { stop_ = true; }
-  bool stopping() const { return stop_; }
-  bool running() const { return running_ > 0; }
-  void join() {
-    for (std::thread& thread : threads_)
-      if (thread.joinable()) thread.join();
-  }
-  std::optional<std::pair<ExitCode, std::string>> error() {
-    const std::lock_guard lock(mutex_);
-    return error_;
-  }
-
- private:
-  void fail(ExitCode code, const std::string& message) {
-    const std::lock_guard lock(mutex_);
-    if (!error_) error_ = {code, message};
-    stop_ = true;
-  }
-
-  std::atomic<bool> stop_ = false;
-  std::atomic<int> running_ = 0;
-  std::mutex mutex_;
-  std::optional<std::pair<ExitCode, std::string>> error_;
-  std::vector<std::thread> threads_;
-};
-
-/// Sums over ranks.
-struct Tally {
-  std::int64_t done = 0;
-  std::int64_t bad = 0;
-  std::int64_t running = 0;
-  std::int64_t stop = 0;
-};
-
-Tally exchange(Communicator& control, Work& work) {
-  std::int64_t sums[] = {work.done, work.bad, work.running() ? 1 : 0, stop_requested() ? 1 : 0};
-  control.all_reduce({sums, 4, DType::int64}, Reduction::sum).wait();
-  control.agree(work.error());
-  return {sums[0], sums[1], sums[2], sums[3]};
-}
-
-struct Line {  // of progress
-  const char* what;
-  std::int64_t before = 0;  // done by earlier runs
-  std::int64_t total = 0;
-  std::int64_t bad_allowed = 0;  // over all ranks
-};
-
-/// Looks after the work of all ranks until it is done; false where a stop was asked for. Collective.
-bool look_after(Communicator& control, Work& work, const Line& line) {
-  const Stopwatch watch;
-  Stopwatch since_line;
-  for (;;) {
-    const Stopwatch pause;
-    while (work.running() && pause.seconds() < kExchangeSeconds) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
-    const Tally tally = exchange(control, work);
-    const std::int64_t done = line.before + tally.done;
-    if (since_line.seconds() >= 5.0 || tally.running == 0) {
-      const double rate = static_cast<double>(tally.done) / std::max(watch.seconds(), 1e-9);
-      log_info("{} {} of {} images ({:.1f} %), {:.0f} images/s{}", line.what, done, line.total,
-               100.0 * static_cast<double>(done) / static_cast<double>(std::max<std::int64_t>(line.total, 1)), rate,
-               tally.bad > 0 ? fmt::format(", {} bad", tally.bad) : "");
-      since_line.restart();
-    }
-    if (tally.bad > line.bad_allowed) {
-      throw DataError(fmt::format("{} images cannot be read, {} more than --max-bad-records allows", tally.bad,
-                                  tally.bad - line.bad_allowed));
-    }
-    if (tally.stop > 0) work.stop();
-    if (tally.running > 0) continue;
-    work.join();
-    return tally.stop == 0;
-  }
 }
 
 /// This rank's share of the records that are left.

@@ -11,6 +11,7 @@
 #include "credence/base/text.h"
 #include "credence/data/loader.h"
 #include "credence/data/sampling.h"
+#include "credence/training/dealt_members.h"
 #include "credence/training/run_state.h"
 #include "memory.h"
 #include "run_start.h"
@@ -79,7 +80,7 @@ struct Figures {
   std::int64_t parameters, gaussian;
   std::int64_t libraries, posterior, optimizer, gradients, activations, batches;  // bytes a rank
   std::int64_t sent, checkpoint, saving;
-  bool two_sums, extrapolated;
+  bool two_sums, extrapolated, dealt;
 
   std::int64_t memory() const { return libraries + posterior + optimizer + gradients + activations + batches; }
 };
@@ -130,7 +131,9 @@ nlohmann::json to_json(const Figures& f) {
 /// Bytes that a rank sends in a step: 2 (R - 1) / R of what is summed.
 std::int64_t bytes_sent(const OptionValues& values, const Model& model, const Figures& f) {
   const auto buffers = bytes_of(model.network->buffer_arena());
-  const std::int64_t gradient = values.text("estimator") == "score"
+  const auto sums = static_cast<std::int64_t>(model.posterior->segments().size() * sizeof(kernels::SegmentSums));
+  const std::int64_t gradient = f.dealt ? sums
+                                : values.text("estimator") == "score"
                                     ? 4 * f.shards * values.integer("weight-samples")
                                     : (f.two_sums ? 2 : 1) * bytes_of(model.posterior->mean());
   return 2 * (f.ranks - 1) * (gradient + buffers) / f.ranks;
@@ -183,13 +186,16 @@ Figures plan_run(OptionValues values, const Machine& machine, const DataSource& 
                 (posterior.is_random() ? bytes_of(posterior.weights()) : 0);
   for (const auto& [name, arena] : optimizer.state()) f.optimizer += bytes_of(arena);
 
+  f.dealt = deals_members(values, model, source, ranks);
+  if (f.dealt) model.posterior->work_on(members_of_rank(posterior.plan().members, ranks, 0));
   // As many shards as a rank runs; antithetic noise needs pairs.
-  const std::int64_t local = f.shards / ranks;
+  const std::int64_t local = f.dealt ? f.shards : f.shards / ranks;
   values.set("shards",
              {std::to_string(values.text("noise") == "antithetic" ? std::max<std::int64_t>(local, 2) : local)});
   add_step(try_shards(values, machine, model, source, f), f);
   f.batches = (Loader::Options{}.depth + 2) * f.examples_per_shard * source.spec().input_elements() *
               static_cast<std::int64_t>(sizeof(float));
+  model.posterior->work_on({0, posterior.plan().members});
   f.sent = bytes_sent(values, model, f);
   f.checkpoint = checkpoint_bytes({*model.network, *model.posterior, optimizer, {}, 0, 0.0, false}, f.total_steps);
   f.saving = f.checkpoint + bytes_of(posterior.raw_scale());  // a copy, and standard deviations while it is made

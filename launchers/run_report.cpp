@@ -35,7 +35,7 @@ void log_start_table(const StartFigures& figures, Communicator& control) {
   const OptionValues& values = figures.start.values;
   const Layout& layout = figures.model.network->layout();
   std::int64_t gaussian = 0;
-  for (const auto& segment : figures.model.posterior->segments()) gaussian += segment.gaussian ? segment.count : 0;
+  for (const auto& segment : figures.model.posterior->plan().segments) gaussian += segment.gaussian ? segment.count : 0;
   log_info("run        {}", figures.start.directory.string());
   log_info("ranks      {} on {} host{}, {} thread{} each, {}, {}", figures.session.size(), hosts.size(),
            hosts.size() == 1 ? "" : "s", figures.machine.threads, figures.machine.threads == 1 ? "" : "s",

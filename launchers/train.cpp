@@ -10,6 +10,7 @@
 #include "credence/base/text.h"
 #include "credence/estimators/curvature.h"
 #include "credence/networks/hierarchical_groups.h"
+#include "credence/training/dealt_members.h"
 #include "memory.h"
 #include "progress.h"
 #include "run_report.h"
@@ -160,6 +161,9 @@ int run_train(const CommandContext& context) {
   }
   start.checkpoint.reset();
   const auto communicator = make_training_communicator(start.values, machine, session);
+  const int members = model.posterior->plan().members;
+  const bool dealt = deals_members(start.values, model, *source, session.size());
+  if (dealt) model.posterior->work_on(members_of_rank(members, session.size(), session.rank()));
   const auto estimator = build_estimator(start.values, machine, model, *communicator);
   collectively(*control, [&] {
     if (session.rank() != 0) return;
@@ -191,6 +195,10 @@ int run_train(const CommandContext& context) {
   log_start_table(
       {start, machine, session, *source, model, state.step, total_steps, start.values.text("reduction") == "tree"},
       *control);
+  if (dealt) {
+    log_info("ensemble   each rank trains {} of the {} members on whole batches and exchanges no gradients",
+             members / session.size(), members);
+  }
   if (!estimator->remark().empty()) log_info("estimator  {}", estimator->remark());
 
   const Outcome outcome = train({*source, model.likelihood, plan, loader, *estimator, *communicator}, options, identity,

@@ -225,6 +225,52 @@ TEST(GradientsOverRanks, CrossOnceForOneDrawTwiceForManyAndNotAtAllForTheScoreFu
   }
 }
 
+/// A step's mean gradients, buffers and mean NLL, of 20 examples cut into shards.
+std::vector<torch::Tensor> step_of(Communicator& over, const std::string& network, const std::string& estimator) {
+  Problem problem({.network = network, .inputs = 32});
+  const int shards = over.size();
+  const auto owned = test::make_estimator(estimator, problem.parts(over), {.seed = 3, .shards = shards});
+  const auto examples = test::examples_of(problem, shards, 20 / shards);
+  const StepTotals totals = owned->run(0, test::source_of(examples, owned->first_shard()), {});
+  std::vector<torch::Tensor> list;
+  for (const torch::Tensor& sum : owned->gradient().slots) list.push_back(sum.flatten() * owned->gradient_multiplier());
+  for (const auto& [name, buffer] : problem.network.float_buffers()) list.push_back(buffer.clone());
+  list.push_back(torch::tensor({totals.mean_nll}, torch::kFloat64));
+  return list;
+}
+
+TEST(SynchronizedNorms, AreThoseOfAllShardsAsOneBatch) {
+  const auto together = over_mpi();
+  const auto alone = make_self_communicator();
+  const auto largest_difference = [](const auto& a, const auto& b) {
+    double largest = 0.0;
+    for (std::size_t i = 0; i < a.size(); ++i)
+      largest = std::max(largest, (a[i] - b[i]).abs().max().template item<double>());
+    return largest;
+  };
+  const auto expected = step_of(*alone, "convolved-batch", "reparam");
+  const auto actual = step_of(*together, "convolved-sync", "reparam");
+  ASSERT_EQ(expected.size(), actual.size());
+  EXPECT_LT(largest_difference(expected, actual), 1e-13);
+  EXPECT_GT(expected.front().abs().max().item<double>(), 1e-4);
+  if (together->size() == 1) return;
+  EXPECT_GT(largest_difference(expected, step_of(*together, "convolved-batch", "reparam")), 1e-3);
+  // Every rank has the same bits.
+  std::string mine;
+  for (const torch::Tensor& tensor : actual) {
+    for (std::int64_t i = 0; i < tensor.numel(); ++i)
+      mine += fmt::format("{:x} ", std::bit_cast<std::uint64_t>(tensor.flatten()[i].item<double>()));
+  }
+  for (const std::string& other : together->gather_texts(mine)) EXPECT_EQ(other, mine);
+}
+
+TEST(SynchronizedNorms, NeedAShardARank) {
+  const auto together = over_mpi();
+  Problem problem({.network = "convolved-sync", .inputs = 32});
+  EXPECT_THAT([&] { test::make_estimator("reparam", problem.parts(*together), {.shards = 2 * together->size()}); },
+              ::testing::ThrowsMessage<UserError>(::testing::HasSubstr("or take --norm batch")));
+}
+
 TEST(GradientsOverRanks, TotalsAndFlagsAgreeOnAllRanks) {
   const auto world = over_mpi();
   Trainer trainer(*world, options_of({NoiseSharing::shard, 1}));

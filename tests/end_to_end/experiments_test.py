@@ -10,10 +10,11 @@ import unittest
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 
 
-def short(name):
+def short(name, *arguments):
     """The values that the experiment's short form prints, and whether it drew its figure."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [EXPERIMENTS / name / "run", "--short", "--credence", os.environ["CREDENCE_EXECUTABLE"], "--output", folder]
+        command = [EXPERIMENTS / name / "run", "--short", "--credence", os.environ["CREDENCE_EXECUTABLE"], "--output", folder,
+                   *map(str, arguments)]
         process = subprocess.run(command, capture_output=True, text=True, timeout=600)
         if process.returncode != 0:
             raise AssertionError(f"{name}: {process.stdout}{process.stderr}")

@@ -14,6 +14,12 @@ FAMILIES = {
     "spike_slab": ["--posterior", "spike-slab", "--prior", "spike-slab"],
     "sparse_and_gaussian_dropout": ["--posterior", "sparse", "--posterior", "fc1=gaussian-dropout:0.3"],
     "ensemble_under_a_prior_charged_at_draws": ["--posterior", "ensemble:2", "--prior", "student-t", "--noise", "shard"],
+    "ensemble_of_low_rank": ["--posterior", "ensemble:4,low-rank:2", "--noise", "antithetic"],
+    "ensemble_of_learned_prior_scales_clipped": ["--posterior", "ensemble:4", "--prior", "hierarchical", "--weight-samples",
+                                                 2, "--clip-norm", 0.02],
+    "ensemble_by_flipout": ["--posterior", "ensemble:4", "--estimator", "flipout", "--optimizer", "lars"],
+    "ensemble_of_swag": ["--posterior", "ensemble:4,swag:3", "--swag-start", 0.2, "--swag-every", 4],
+    "ensemble_of_laplace": ["--posterior", "ensemble:2,laplace"],
     "hierarchical": ["--prior", "hierarchical", "--weight-samples", 2],
 }
 
@@ -32,6 +38,29 @@ class Families(RunTest):
 
 for name, family in FAMILIES.items():
     setattr(Families, f"test_{name}", lambda self, options=family: self.check(options))
+
+
+class Members(RunTest):
+    """Members of an ensemble are dealt to the ranks where these divide them."""
+
+    def test_ranks_with_members_of_their_own_exchange_no_gradients(self):
+        sent = {}
+        for name, options in (("one", []), ("dealt", ["--posterior", "ensemble:2"]), ("odd", ["--posterior", "ensemble:3"])):
+            result = self.succeed("train", *MOONS, *options, "--shards", 4, "--steps", 100, "--checkpoint-every", 1000,
+                                  "--json", "--out", self.folder / name, ranks=2)
+            sent[name] = result.json["bytes_sent"]
+            dealt = "each rank trains 1 of the 2 members" in result.stdout + result.stderr
+            self.assertEqual(dealt, name == "dealt", result)
+            self.assertEqual(result.json["shards_per_rank"], 4 if dealt else 2)
+        # Of 500 weights: sums of tensors in every step, and values for one checkpoint.
+        self.assertLess(sent["dealt"], 0.6 * sent["one"])
+        self.assertGreater(sent["odd"], 2.5 * sent["one"])
+
+    def test_a_loss_that_overflows_ends_every_rank(self):
+        result = self.run_with_code(93, "train", *MOONS, "--posterior", "ensemble:2,point", "--optimizer", "sgd", "--lr",
+                                    "1e30", "--out", self.folder / "overflow", ranks=2)
+        self.assertIn("is not finite", result.stderr)
+        self.assertIn("member-0.", result.stderr)
 
 
 class Informed(RunTest):

@@ -1,16 +1,20 @@
 """Image folders and packed files: the same run from either, on any number of ranks; packs that survive kills; bad files."""
 
 import os
+import pathlib
 import shutil
 import signal
+import subprocess
 import unittest
 import zlib
 
 import h5py
 import numpy as np
 
+from experiments_test import short
 from support import RunTest, checkpoints, children, contents, run, start, wait_until
 
+REFERENCES = pathlib.Path(__file__).resolve().parents[1] / "references"
 TRAIN = ["train", "--network", "resnet20", "--image-size", "32", "--augment", "resized-crop,flip,jitter:0.2", "--batch", "8",
          "--shards", "2", "--steps", 2, "--progress", "none"]
 
@@ -27,15 +31,15 @@ def png(pixels):
 
 
 class Images(RunTest):
-    def make(self, train=8, test=4, size=40):
-        """Folders of noise whose colour tells the class, under names that tell nothing."""
+    def make(self, train=8, test=4, size=40, heights=5):
+        """Folders of noise whose colour tells the class, under names that tell nothing, of so many heights from `size` on."""
         generator = np.random.default_rng(0)
         for split, count in (("train", train), ("test", test)):
             for label, name in enumerate(("ant", "bee")):
                 folder = self.folder / "images" / split / name
                 folder.mkdir(parents=True, exist_ok=True)
                 for i in range(count):
-                    pixels = generator.integers(0, 120, (size + i % 5, size, 3), dtype=np.uint8)
+                    pixels = generator.integers(0, 120, (size + i % heights, size, 3), dtype=np.uint8)
                     pixels[:, :, label] += 100
                     (folder / f"{i:05}.JPEG").write_bytes(png(pixels))
         return self.folder / "images"
@@ -100,6 +104,58 @@ class Images(RunTest):
         with h5py.File(self.folder / "packed.h5") as a, h5py.File(self.folder / "whole.h5") as b:
             for name in a:
                 self.assertTrue(np.array_equal(a[name][()], b[name][()]), name)
+
+    def test_gray_images_as_jpegs(self):
+        losses = []
+        for encoding in ("keep", "jpeg"):
+            pack = self.folder / f"{encoding}.h5"
+            self.succeed("pack", "fashion-mnist", pack, "--encoding", encoding)
+            self.succeed("train", "--data", f"pack:{pack}", "--network", "lenet5", "--steps", 3, "--out", self.folder / encoding,
+                         "--progress", "none")
+            losses.append(contents(checkpoints(self.folder / encoding)[-1])["history/expected_log_likelihood"] / 60000)
+        np.testing.assert_allclose(*losses, atol=0.02)  # quality 95 changes little
+        self.assertFalse(np.array_equal(*losses))
+
+    def test_a_full_disk_loses_nothing(self):
+        source = self.make(train=40, test=2, size=100)  # 84 images, 2.6 MB
+        disk = self.small_disk("1500k")
+        packing = ("pack", f"images:{source}", disk / "packed.h5", "--json")
+        self.assert_refused(run(*packing, ranks=2), 74, "packed.h5.parts", "No space left")
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)  # for the parts, not for the file beside them
+        self.assert_refused(run(*packing, ranks=2), 74, "packed.h5", "No space left")
+        self.assertEqual([file.name for file in disk.iterdir()], ["packed.h5.parts"])
+        subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
+        result = self.succeed(*packing)
+        self.assertEqual((result.json["images"], result.json["resumed"]), (84, 84))
+        self.pack(source, file="whole.h5")
+        with h5py.File(disk / "packed.h5") as a, h5py.File(self.folder / "whole.h5") as b:
+            for name in a:
+                self.assertTrue(np.array_equal(a[name][()], b[name][()]), name)
+
+    def test_a_network_of_torchvision_trains_on_a_pack(self):
+        self.pack(self.make(train=40, size=32, heights=1))
+        data, network = f"pack:{self.folder / 'packed.h5'}", self.folder / "network.pt"
+        shutil.copy(REFERENCES / "networks/shufflenet.pt", network)
+        options = ("train", "--data", data, "--network", f"torchscript:{network}", "--batch", 16, "--steps", 40, "--shards", 2,
+                   "--progress", "none", "--out")
+        self.succeed(*options, self.folder / "two", ranks=2)
+        self.succeed(*options, self.folder / "one")
+        self.assert_same_bits(checkpoints(self.folder / "two")[-1], checkpoints(self.folder / "one")[-1])
+        result = self.succeed("evaluate", "--checkpoint", self.folder / "two", "--samples", 2, "--split", "train", "--json")
+        self.assertGreater(result.json["accuracy"], 0.9)
+        with open(network, "ab") as file:
+            file.write(b" ")
+        self.assert_refused(run("train", "--out", self.folder / "two", "--steps", 42, ranks=2), 2, "file of other content")
+
+    def test_the_experiment_on_image_folders(self):
+        source = self.make(train=600, test=40, size=32, heights=1)
+        values = short("cifar10", "--images", source, "--ood", f"images:{source}", "--methods", "mean-field", "--norms", "batch")
+        row = values["batch mean-field"]
+        self.assertEqual(values["pack"]["images"], 1280)
+        self.assertGreater(row["accuracy"], 0.9)  # the colour tells; by chance 0.5, five standard errors up to 0.78
+        self.assertLess(row["aurc"], 0.1)
+        self.assertAlmostEqual(row["ood_auroc"], 0.5, delta=1e-9)  # the same images
+        self.assertLess(row["waited"], 0.02)
 
     def refuse(self, code, *words, data, more=()):
         for ranks in (1, 2):

@@ -91,6 +91,16 @@ class Pretrained(RunTest):
         for name, values in weights.items():
             np.testing.assert_array_equal(started[f"{name}/mean"], values)
 
+    def test_members_that_begin_equal_are_told_of(self):
+        self.succeed("train", *MLP, "--steps", 2, "--out", self.folder / "first")
+        begun = ["train", *MLP, "--steps", 2, "--init", self.folder / "first"]
+        equal = self.succeed(*begun, "--posterior", "ensemble:2,point", "--out", self.folder / "equal")
+        self.assertIn("they stay equal", equal.stderr)
+        for name, more in (("drawn", ["--posterior", "ensemble:2"]), ("one", ["--posterior", "point"])):
+            self.assertNotIn("stay equal", self.succeed(*begun, *more, "--out", self.folder / name).stderr)
+        own = self.succeed("train", *MLP, "--steps", 2, "--posterior", "ensemble:2,point", "--out", self.folder / "own")
+        self.assertNotIn("stay equal", own.stderr)
+
     def test_what_does_not_fit_is_named(self):
         weights, file = mlp_weights(), self.folder / "mlp.pth"
         del weights["fc2.bias"]

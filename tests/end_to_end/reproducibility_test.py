@@ -69,6 +69,15 @@ class WorldSize(RunTest):
         self.check("--network", "resnet20", "--batch", 8, "--augment", "crop:2,flip")
 
 
+    def test_batch_norm_over_all_shards_needs_its_ranks(self):
+        options = ("train", "--network", "resnet20", "--norm", "sync", "--batch", 8, "--steps", 6, "--progress", "none", "--out")
+        self.succeed(*options, self.folder / "straight", ranks=2)
+        self.run_with_code(75, *options, self.folder / "run", "--stop-after", 3, ranks=2)
+        self.assert_refused(run("train", "--out", self.folder / "run"), 2, "--norm sync", "needs 2 ranks")
+        self.succeed("train", "--out", self.folder / "run", "--progress", "none", ranks=2)
+        self.assert_same_bits(last(self.folder / "straight"), last(self.folder / "run"))
+
+
 class Resume(RunTest):
     STEPS = 60
 

@@ -24,12 +24,21 @@ herr_t keep_innermost(unsigned level, const H5E_error2_t* error, void* data) {
   return 0;
 }
 
-/// The first line of HDF5's own account, which is where the cause lies.
+/// Of a call of the system that failed: what was tried, and the system's message, without time, addresses and the like.
+std::string in_short(const std::string& cause) {
+  constexpr std::string_view kMessage = "error message = '";
+  const std::size_t message = cause.find(kMessage);
+  if (message == std::string::npos) return cause;
+  const std::size_t begin = message + kMessage.size();
+  return cause.substr(0, cause.find(": time = ")) + ": " + cause.substr(begin, cause.find('\'', begin) - begin);
+}
+
+/// The innermost line of HDF5's own account, which is where the cause lies.
 std::string take_cause() {
   std::string cause;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_innermost, &cause);
   H5Eclear2(H5E_DEFAULT);
-  return cause.empty() ? "no cause given" : cause;
+  return cause.empty() ? "no cause given" : in_short(cause);
 }
 
 [[noreturn]] void refuse(const Context& context, std::string_view subject, std::string_view why) {

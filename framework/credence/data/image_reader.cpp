@@ -117,6 +117,18 @@ ResizeAxis axis_of(double begin, double length, std::int64_t low, std::int64_t c
   return axis;
 }
 
+/// Rec. 601's luma of decoded pixels, whose first three channels are colours; of what was gray, itself.
+PixelView gray_of(const PixelView& pixels, std::vector<std::uint8_t>& gray) {
+  gray.resize(static_cast<std::size_t>(pixels.height * pixels.width));
+  std::uint8_t* to = gray.data();
+  for (std::int64_t y = 0; y < pixels.height; ++y) {
+    const std::uint8_t* from = pixels.data + y * pixels.row_bytes;
+    for (std::int64_t x = 0; x < pixels.width; ++x, from += pixels.channels)
+      *to++ = static_cast<std::uint8_t>((77 * from[0] + 150 * from[1] + 29 * from[2] + 128) >> 8);
+  }
+  return {gray.data(), pixels.height, pixels.width, 1, pixels.width};
+}
+
 }  // namespace
 
 ImageView box_view(const Box& box, const ImageSize& output) {
@@ -196,6 +208,7 @@ void ImageReader::read(const ImageView& upright_view, std::uint8_t* to) {
   } else if (image_.encoding == Encoding::png) {
     pixels = decode_png(image_.bytes, pixels_);
   }
+  if (channels_ == 1 && pixels.channels != 1) pixels = gray_of(pixels, gray_);
   std::uint8_t* target = to;
   if (orientation_ != 1) {
     turned_.resize(static_cast<std::size_t>(view.output.height * view.output.width * channels_));

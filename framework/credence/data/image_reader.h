@@ -34,7 +34,7 @@ ImageSize with_short_side(const ImageSize& image, std::int64_t short_side);
 /// is wrong, but not of which record.
 class ImageReader {
  public:
-  /// The size of the image that read() will be asked of, upright.
+  /// The size of the image that read() will be asked of, upright. `channels`: 1 or 3; of colours 1 is their luma.
   ImageSize open(const StoredImage& image, int channels);
   /// [output height, output width, channels] of the image opened. JPEGs are decoded where the view needs it only, and
   /// at a half, a quarter or an eighth of their size where that is still enough.
@@ -48,6 +48,7 @@ class ImageReader {
   JpegDecoder jpeg_;
   Resizer resizer_;
   std::vector<std::uint8_t> pixels_;
+  std::vector<std::uint8_t> gray_;
   std::vector<std::uint8_t> turned_;
 };
 

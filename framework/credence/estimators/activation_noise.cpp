@@ -135,12 +135,14 @@ void ActivationNoiseEstimator::run_pass(const Pass& pass) {
     second_.copy_(posterior.scales());
   }
   sums().begin_pass(pass.noise);
-  for (int member = 0; member < posterior.plan().members; ++member) run_member(pass, member);
+  const auto [first, last] = posterior.worked_on();
+  for (int member = first; member < last; ++member) run_member(pass, member);
   end_pass();
 }
 
 void ActivationNoiseEstimator::run_member(const Pass& pass, int member) {
   member_ = member;
+  seed_module(pass, member);
   Loss loss;
   torch::Tensor outputs;
   if (reports_apart_) {
@@ -162,7 +164,7 @@ void ActivationNoiseEstimator::run_member(const Pass& pass, int member) {
     loss.reported = loss.minimised;
     outputs = noisy;
   }
-  note(pass, loss, outputs);
+  note(pass, loss, outputs, member);
 }
 
 torch::Tensor ActivationNoiseEstimator::reported_loss(const Pass& pass, int member, torch::Tensor& outputs) {

@@ -9,16 +9,16 @@ namespace {
 /// On a CPU a copy of the gradient into an arena costs as much as its transfer: slots of a quarter of a bucket and more
 /// travel from where backward put them.
 std::vector<Bucket> buckets_of(const Estimator::Parts& parts, const Estimator::Options& options) {
-  if (parts.communicator.size() == 1 || options.stage_through_host) return {};
+  if (!Estimator::exchanges_gradients(parts) || options.stage_through_host) return {};
   const Layout& layout = parts.posterior.layout();
   BucketSizes sizes{options.bucket_bytes};
   if (!parts.network.device().is_cuda()) sizes.alone_bytes = options.bucket_bytes / 4;
   return plan_buckets(layout.offsets(), layout.elements, torch::elementSize(parts.network.dtype()), sizes);
 }
 
-/// Which slots need no arena: all where nothing is communicated, else on a CPU those alone in their buckets.
+/// Which slots need no arena: all where no gradient is communicated, else on a CPU those alone in their buckets.
 std::vector<bool> slots_in_place(const Estimator::Parts& parts, const std::vector<Bucket>& buckets) {
-  std::vector<bool> in_place(parts.posterior.layout().slots.size(), parts.communicator.size() == 1);
+  std::vector<bool> in_place(parts.posterior.layout().slots.size(), !Estimator::exchanges_gradients(parts));
   if (parts.network.device().is_cuda()) return in_place;
   for (const Bucket& bucket : buckets) {
     if (bucket.last_slot - bucket.first_slot == 1) in_place[static_cast<std::size_t>(bucket.first_slot)] = true;
@@ -64,6 +64,7 @@ void BackwardEstimator::end_pass() {
   const Posterior& posterior = parts().posterior;
   // The loss knows nothing of the arrays of priors: their gradients come with the closed forms.
   for (const PriorTerm& term : posterior.plan().terms) {
+    if (!posterior.works_on(term.slot)) continue;
     for (const int array : term.arrays) take(array, torch::zeros_like(posterior.view(posterior.mean(), array)));
   }
   const int missing = sums_.end_pass();
@@ -83,7 +84,7 @@ void BackwardEstimator::begin_step() {
 }
 
 void BackwardEstimator::finish_step() {
-  if (parts().communicator.size() == 1) return;
+  if (!exchanges_gradients(parts())) return;
   if (reducer_) {
     reducer_->finish();
     return;

@@ -6,6 +6,7 @@
 #include "credence/base/stopwatch.h"
 #include "credence/base/text.h"
 #include "credence/estimators/shard_tree.h"
+#include "credence/networks/sync_norm.h"
 
 namespace credence {
 namespace {
@@ -14,13 +15,14 @@ constexpr std::size_t kNll = 0;
 constexpr std::size_t kMinimised = 1;
 constexpr std::size_t kCorrect = 2;
 constexpr std::size_t kNotFinite = 3;
-constexpr std::size_t kShardScalars = 4;
+constexpr std::size_t kMemberScalars = 4;
 
-int shards_of_rank(const Estimator::Options& options, const Communicator& communicator) {
+int shards_of_rank(const Estimator::Options& options, const Estimator::Parts& parts) {
+  const Communicator& communicator = parts.communicator;
   require(options.shards >= 1 && options.shards % communicator.size() == 0,
           "--shards {} cannot be dealt to {} ranks; use a multiple of the number of ranks", options.shards,
           communicator.size());
-  return options.shards / communicator.size();
+  return parts.posterior.works_on_all() ? options.shards / communicator.size() : options.shards;
 }
 
 }  // namespace
@@ -36,7 +38,7 @@ NoiseSharing parse_noise(const std::string& text) {
 Estimator::Estimator(const Parts& parts, const Options& options)
     : parts_(parts),
       options_(options),
-      local_shards_(shards_of_rank(options, parts.communicator)),
+      local_shards_(shards_of_rank(options, parts)),
       buffers_(parts.network, local_shards_),
       scalars_of_shard_(static_cast<std::size_t>(local_shards_)),
       charged_slots_(monte_carlo_slots(parts.posterior.plan())) {
@@ -47,7 +49,28 @@ Estimator::Estimator(const Parts& parts, const Options& options)
           "an ensemble shares the network's buffers, and {} of this network is one of batch normalisation, whose "
           "statistics differ from member to member; train the members as runs of their own seeds",
           parts_.network.float_buffers().empty() ? "none" : parts_.network.float_buffers().front().first);
+  synchronize_norms();
   parts_.network.bind(parts_.posterior.network_weights());
+}
+
+Estimator::~Estimator() {
+  set_shard_sums(parts_.network.module(), {});
+}
+
+/// Layers that normalise over all shards of a step sum their moments over the ranks, each of which runs one.
+void Estimator::synchronize_norms() {
+  if (!set_shard_sums(parts_.network.module(), {})) return;
+  require(local_shards_ == 1,
+          "--norm sync normalises over all shards of a step at once, so every rank runs one: --shards {} needs {} "
+          "ranks, and there {}; or take --norm batch",
+          options_.shards, options_.shards,
+          parts_.communicator.size() == 1 ? "is one" : fmt::format("are {}", parts_.communicator.size()));
+  const auto sum = [this](const torch::Tensor& array) {
+    const Stopwatch watch;
+    reduce_array(array);
+    waited_seconds_ += watch.seconds();
+  };
+  set_shard_sums(parts_.network.module(), {options_.shards, sum});
 }
 
 double Estimator::gradient_multiplier() const {
@@ -78,17 +101,23 @@ StepTotals Estimator::run(std::int64_t step, const std::function<Examples()>& ne
   for (int shard = 0; shard < local_shards_; ++shard) run_shard(step, shard, next_examples());
   std::vector<double> scalars = local_scalars(flags);
   reduce(scalars);
-  const std::size_t first_flag = kShardScalars + charged_slots_.size();
+  const std::size_t first_charge = kMemberScalars * static_cast<std::size_t>(parts_.posterior.plan().members);
+  const std::size_t first_flag = first_charge + charged_slots_.size();
   buffers_.finish(gradient_multiplier(), std::span<const double>(scalars).subspan(first_flag + flags.size()));
 
   StepTotals totals;
   const double members = parts_.posterior.plan().members;
-  totals.mean_nll = scalars[kNll] * gradient_multiplier() / members;
-  totals.minimised_nll = scalars[kMinimised] * gradient_multiplier() / members;
-  totals.accuracy = scalars[kCorrect] * gradient_multiplier() / members /
+  const auto over_members = [&](std::size_t kind) {
+    double sum = 0.0;
+    for (std::size_t i = kind; i < first_charge; i += kMemberScalars) sum += scalars[i];
+    return sum;
+  };
+  totals.mean_nll = over_members(kNll) * gradient_multiplier() / members;
+  totals.minimised_nll = over_members(kMinimised) * gradient_multiplier() / members;
+  totals.accuracy = over_members(kCorrect) * gradient_multiplier() / members /
                     (static_cast<double>(examples_) / static_cast<double>(local_shards_));
-  totals.finite = scalars[kNotFinite] == 0.0;
-  for (std::size_t i = kShardScalars; i < first_flag; ++i)
+  totals.finite = over_members(kNotFinite) == 0.0;
+  for (std::size_t i = first_charge; i < first_flag; ++i)
     totals.prior_nats.push_back(scalars[i] * gradient_multiplier());
   const auto flag = scalars.begin() + static_cast<std::ptrdiff_t>(first_flag);
   totals.flags.assign(flag, flag + static_cast<std::ptrdiff_t>(flags.size()));
@@ -98,18 +127,21 @@ StepTotals Estimator::run(std::int64_t step, const std::function<Examples()>& ne
 void Estimator::run_shard(std::int64_t step, int local_shard, const Examples& examples) {
   const int shard = first_shard() + local_shard;
   examples_ += examples.inputs.size(0);
-  scalars_of_shard_[static_cast<std::size_t>(local_shard)].assign(kShardScalars + charged_slots_.size(), 0.0);
+  const std::size_t members = static_cast<std::size_t>(parts_.posterior.plan().members);
+  scalars_of_shard_[static_cast<std::size_t>(local_shard)].assign(kMemberScalars * members + charged_slots_.size(),
+                                                                  0.0);
   for (int sample = 0; sample < options_.samples; ++sample) {
     const Pass pass{step, local_shard, shard, sample, stream(step, shard, sample), examples};
-    seed_module(step, shard, sample);
     if (local_shard + sample > 0) buffers_.restore();
     run_pass(pass);
-    buffers_.collect(local_shard, sample == 0, shard == 0 && sample == 0);
+    const bool first_of_all = shard == 0 && sample == 0 && (local_shard > 0 || parts_.communicator.rank() == 0);
+    buffers_.collect(local_shard, sample == 0, first_of_all);
   }
 }
 
-void Estimator::note(const Pass& pass, const Loss& loss, const torch::Tensor& outputs) {
-  std::vector<double>& scalars = scalars_of_shard_[static_cast<std::size_t>(pass.local_shard)];
+void Estimator::note(const Pass& pass, const Loss& loss, const torch::Tensor& outputs, int member) {
+  const auto scalars = std::span(scalars_of_shard_[static_cast<std::size_t>(pass.local_shard)])
+                           .subspan(kMemberScalars * static_cast<std::size_t>(member), kMemberScalars);
   const double nll = loss.reported.item<double>();
   const double minimised = loss.minimised.defined() ? loss.minimised.item<double>() : nll;
   scalars[kNll] += nll;
@@ -125,7 +157,7 @@ torch::Tensor Estimator::charge_priors(const Pass& pass, const torch::Tensor& nl
   if (charged_slots_.empty()) return nll;
   torch::Tensor total = nll;
   std::vector<double>& scalars = scalars_of_shard_[static_cast<std::size_t>(pass.local_shard)];
-  std::size_t place = kShardScalars;
+  std::size_t place = kMemberScalars * static_cast<std::size_t>(parts_.posterior.plan().members);
   for (const torch::Tensor& nats : monte_carlo_terms(parts_.posterior, weights, member)) {
     const std::size_t at = place++;
     if (!nats.defined()) continue;  // of another member
@@ -135,13 +167,14 @@ torch::Tensor Estimator::charge_priors(const Pass& pass, const torch::Tensor& nl
   return total;
 }
 
-void Estimator::seed_module(std::int64_t step, int shard, int sample) const {
+void Estimator::seed_module(const Pass& pass, int member) const {
   const kernels::NoiseStream noise{.seed = options_.seed,
                                    .purpose = kernels::Purpose::module,
-                                   .step = static_cast<std::uint32_t>(step),
-                                   .shard = static_cast<std::uint32_t>(shard),
-                                   .sample = static_cast<std::uint32_t>(sample)};
-  torch::manual_seed((std::uint64_t{kernels::random_word(noise, 0)} << 32) | kernels::random_word(noise, 1));
+                                   .step = static_cast<std::uint32_t>(pass.step),
+                                   .shard = static_cast<std::uint32_t>(pass.shard),
+                                   .sample = static_cast<std::uint32_t>(pass.sample)};
+  const std::int64_t word = 2 * member;
+  torch::manual_seed((std::uint64_t{kernels::random_word(noise, word)} << 32) | kernels::random_word(noise, word + 1));
 }
 
 /// {sums over this rank's shards, flags, integer buffers of shard 0 (zeros on other ranks)}.

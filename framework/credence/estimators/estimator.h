@@ -52,11 +52,16 @@ class Estimator {
     const Likelihood& likelihood;
     Communicator& communicator;
   };
-  virtual ~Estimator() = default;
+  /// False where there is one rank, and where each works on members of its own.
+  static bool exchanges_gradients(const Parts& parts) {
+    return parts.communicator.size() > 1 && parts.posterior.works_on_all();
+  }
+  virtual ~Estimator();
   Estimator(const Estimator&) = delete;
   Estimator& operator=(const Estimator&) = delete;
 
-  int first_shard() const { return parts_.communicator.rank() * local_shards_; }
+  /// Where each rank works on members of an ensemble of its own, it runs all shards.
+  int first_shard() const { return exchanges_gradients(parts_) ? parts_.communicator.rank() * local_shards_ : 0; }
   int local_shards() const { return local_shards_; }
   /// 1 / (shards * samples): turns the sums into means.
   double gradient_multiplier() const;
@@ -104,7 +109,9 @@ class Estimator {
     torch::Tensor minimised{};  // undefined: the same
   };
   /// Counts a loss and the outputs behind the one reported. Once a pass and member.
-  void note(const Pass& pass, const Loss& loss, const torch::Tensor& outputs);
+  void note(const Pass& pass, const Loss& loss, const torch::Tensor& outputs, int member);
+  /// Seeds LibTorch's own generator, for modules that draw from it. Before a member's forward pass.
+  void seed_module(const Pass& pass, int member) const;
   /// Back to the step's values, where a pass runs the network twice.
   void restore_buffers() { buffers_.restore(); }
   void set_remark(std::string remark) { remark_ = std::move(remark); }
@@ -114,14 +121,15 @@ class Estimator {
 
  private:
   virtual void begin_step() = 0;
-  /// Draws, runs the network on the pass's examples and keeps the pass's part of the gradient.
+  /// Draws, runs the network on the pass's examples and keeps the pass's part of the gradient: of every member that the
+  /// posterior works on.
   virtual void run_pass(const Pass& pass) = 0;
   /// After the last pass: what the gradient needs of other ranks. Collective.
   virtual void finish_step() = 0;
   virtual GradientSum sum_of_gradients() const = 0;
 
+  void synchronize_norms();
   void run_shard(std::int64_t step, int local_shard, const Examples& examples);
-  void seed_module(std::int64_t step, int shard, int sample) const;
   std::vector<double> local_scalars(std::span<const double> flags);
   void reduce(std::vector<double>& scalars);
 
@@ -129,7 +137,8 @@ class Estimator {
   Options options_;
   int local_shards_;
   ModuleBuffers buffers_;
-  /// {nll reported, nll minimised, correct, not finite, -log p of each tensor} of each shard, over samples.
+  /// {nll reported, nll minimised, correct, not finite} of each member, then -log p of each tensor; of each shard, over
+  /// samples.
   std::vector<std::vector<double>> scalars_of_shard_;
   std::string remark_;
   std::vector<int> shards_not_finite_;

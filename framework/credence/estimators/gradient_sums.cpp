@@ -36,12 +36,13 @@ GradientSums::GradientSums(Posterior& posterior, const Options& options) : poste
   seen_.resize(posterior.segments().size());
   seen_scale_.resize(posterior.segments().size());
   in_place_.resize(posterior.segments().size());
-  const std::vector<bool>& stay = options_.in_place;
-  if (!stay.empty() && std::find(stay.begin(), stay.end(), false) == stay.end()) return;
+  std::vector<bool> unused(seen_.size());
+  for (std::size_t i = 0; i < unused.size(); ++i) unused[i] = stays(i) || !posterior.works_on(static_cast<int>(i));
+  if (std::find(unused.begin(), unused.end(), false) == unused.end()) return;
   const int depth = std::bit_width(static_cast<unsigned>(options_.local_shards));
   for (int level = 0; level < depth; ++level) {
     levels_.push_back(
-        {arena_for_sums(posterior, stay), options_.two_sums ? torch::zeros_like(posterior.mean()) : torch::Tensor()});
+        {arena_for_sums(posterior, unused), options_.two_sums ? arena_for_sums(posterior, unused) : torch::Tensor()});
   }
 }
 
@@ -52,7 +53,7 @@ void GradientSums::begin_step() {
 
 void GradientSums::begin_pass(const kernels::NoiseStream& noise) {
   noise_ = noise;
-  std::fill(seen_.begin(), seen_.end(), false);
+  for (std::size_t i = 0; i < seen_.size(); ++i) seen_[i] = !posterior_.works_on(static_cast<int>(i));
   std::fill(seen_scale_.begin(), seen_scale_.end(), false);
   // A binary counter: before shard i there is one partial sum for every set bit of i.
   const auto shard = static_cast<unsigned>(pass_ / options_.samples);
@@ -116,8 +117,12 @@ GradientSum GradientSums::result() const {
   gradient.noise = noise_;
   const auto segments = posterior_.segments();
   for (std::size_t i = 0; i < segments.size(); ++i) {
-    gradient.slots.push_back(in_place_[i].defined() ? in_place_[i]
-                                                    : sum().narrow(0, segments[i].offset, segments[i].count));
+    if (!posterior_.works_on(static_cast<int>(i))) {
+      gradient.slots.push_back(torch::empty({0}, posterior_.mean().options()));
+    } else {
+      gradient.slots.push_back(in_place_[i].defined() ? in_place_[i]
+                                                      : sum().narrow(0, segments[i].offset, segments[i].count));
+    }
   }
   if (!levels_.empty()) gradient.scaled = scaled_sum();
   return gradient;

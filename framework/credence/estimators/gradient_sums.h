@@ -10,7 +10,8 @@ namespace credence {
 
 /// Sums of gradients over this rank's shards, slot by slot as backward delivers them, in one fixed binary tree over the
 /// shards: with log2(shards)+1 partial sums, whatever the number of shards. Where shards or samples draw different
-/// noise the sum of eps * gradient is formed beside it.
+/// noise the sum of eps * gradient is formed beside it. Only of the members of an ensemble that the posterior works on
+/// when this is made.
 class GradientSums {
  public:
   struct Options {
@@ -41,7 +42,8 @@ class GradientSums {
   /// Undefined where every slot stays where backward put it, and where there is one sum only.
   torch::Tensor sum() const { return levels_.empty() ? torch::Tensor() : levels_.front().sum; }
   torch::Tensor scaled_sum() const { return levels_.empty() ? torch::Tensor() : levels_.front().scaled; }
-  /// The result for the update kernel, after the last pass (and after any reduction of sum() and scaled_sum()).
+  /// The result for the update kernel (empty for other members' slots), after the last pass (and after any reduction of
+  /// sum() and scaled_sum()).
   GradientSum result() const;
 
  private:

@@ -25,7 +25,8 @@ ReparameterizedEstimator::~ReparameterizedEstimator() {
 void ReparameterizedEstimator::run_pass(const Pass& pass) {
   parts().posterior.draw(pass.noise);
   sums().begin_pass(pass.noise);
-  for (int member = 0; member < parts().posterior.plan().members; ++member) run_member(pass, member);
+  const auto [first, last] = parts().posterior.worked_on();
+  for (int member = first; member < last; ++member) run_member(pass, member);
   end_pass();
 }
 
@@ -35,10 +36,11 @@ void ReparameterizedEstimator::run_member(const Pass& pass, int member) {
     member_ = member;
     parts().network.bind(parts().posterior.network_weights(member));
   }
+  seed_module(pass, member);
   const torch::Tensor outputs = parts().network.forward(pass.examples.inputs);
   const torch::Tensor nll = mean_negative_log_likelihood(parts().likelihood, outputs, pass.examples.targets);
   charge_priors(pass, nll, parts().network.parameters(), member).backward();
-  note(pass, {nll}, outputs);
+  note(pass, {nll}, outputs, member);
 }
 
 }  // namespace credence

@@ -61,11 +61,12 @@ void ScoreEstimator::run_pass(const Pass& pass) {
   parts().posterior.draw(pass.noise);
   for (int member = 0; member < parts().posterior.plan().members; ++member) {
     if (parts().posterior.plan().members > 1) parts().network.bind(parts().posterior.network_weights(member));
+    seed_module(pass, member);
     const torch::Tensor outputs = parts().network.forward(pass.examples.inputs);
     const torch::Tensor nll = mean_negative_log_likelihood(parts().likelihood, outputs, pass.examples.targets);
     losses_[place(pass.shard, pass.sample, member)] =
         charge_priors(pass, nll, parts().network.parameters(), member).item<double>();
-    note(pass, {nll}, outputs);
+    note(pass, {nll}, outputs, member);
   }
 }
 

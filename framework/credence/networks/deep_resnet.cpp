@@ -109,6 +109,7 @@ struct DeepResNetImpl : torch::nn::Module {
   }
 
   torch::Tensor forward(torch::Tensor x) {
+    x = with_channels_last(x);
     x = bn1->normalize_and_activate(conv1(x));  // [B, 64, H/2, W/2], or H, W for small images
     if (!layers_.small_images) x = torch::max_pool2d(x, 3, 2, 1);
     for (Sequential& stage : stages) x = stage->forward(x);

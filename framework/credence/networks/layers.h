@@ -68,4 +68,10 @@ class Conv2dImpl : public torch::nn::Conv2dImpl, public NoisyLayer {
 };
 TORCH_MODULE(Conv2d);
 
+/// Images [B, C, H, W] with the channels of a pixel side by side in memory, as convolutions of many channels are
+/// fastest; every layer after takes it over. (Weights and gradients stay as they are.)
+inline torch::Tensor with_channels_last(const torch::Tensor& images) {
+  return images.contiguous(torch::MemoryFormat::ChannelsLast);
+}
+
 }  // namespace credence

@@ -7,6 +7,7 @@
 
 #include "credence/base/errors.h"
 #include "credence/base/text.h"
+#include "credence/networks/sync_norm.h"
 
 namespace credence {
 namespace {
@@ -63,7 +64,7 @@ NormLayer* add(torch::nn::Module& parent, const std::string& name, std::shared_p
 
 std::optional<Norm> parse_norm(const std::string& name) {
   if (name.empty()) return std::nullopt;
-  const std::vector<std::string> known = {"batch", "group", "frn", "none"};
+  const std::vector<std::string> known = {"batch", "sync", "group", "frn", "none"};
   const auto found = std::find(known.begin(), known.end(), name);
   if (found == known.end()) refuse_unknown("norm", name, known);
   return static_cast<Norm>(found - known.begin());
@@ -78,6 +79,8 @@ NormLayer* add_linear_norm(torch::nn::Module& parent, const std::string& name, N
   switch (norm) {
     case Norm::batch:
       return add(parent, name, std::make_shared<BatchNormLayer>(channels));
+    case Norm::sync:
+      return add(parent, name, std::make_shared<SyncBatchNorm>(channels));
     case Norm::group:
       return add(parent, name, std::make_shared<GroupNormLayer>(channels));
     case Norm::frn:

@@ -11,11 +11,12 @@ namespace credence {
 /// How the convolutions of a network are normalised.
 enum class Norm : std::uint8_t {
   batch,  // over the examples of a shard; running statistics in evaluation
+  sync,   // over the examples of all shards of a step, one a rank; see sync_norm.h
   group,  // Wu and He 2018: 32 groups of channels, or as many as leave two channels a group
   frn,    // filter response normalisation with a thresholded linear unit for relu (Singh and Krishnan 2020)
   none    // the convolutions have biases instead
 };
-/// batch | group | frn | none; no value for an empty text. UserError.
+/// batch | sync | group | frn | none; no value for an empty text. UserError.
 std::optional<Norm> parse_norm(const std::string& name);
 
 /// A normalisation layer of a network and the nonlinearity that goes with it.

@@ -6,8 +6,12 @@
 #include <array>
 #include <cctype>
 #include <filesystem>
+#include <fstream>
+#include <span>
 #include <utility>
+#include <vector>
 
+#include "credence/base/digest.h"
 #include "credence/base/errors.h"
 #include "credence/networks/zoo.h"
 
@@ -33,6 +37,16 @@ std::string first_line(const std::string& text) {
 std::string last_line(std::string text) {
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.pop_back();
   return text.substr(text.rfind('\n') + 1);
+}
+
+std::string digest_of_file(const std::string& file) {
+  std::ifstream stream(file, std::ios::binary);
+  Hasher hasher;
+  std::vector<char> piece(1 << 20);
+  while (stream.read(piece.data(), static_cast<std::streamsize>(piece.size())) || stream.gcount() > 0) {
+    hasher.update(std::as_bytes(std::span(piece).first(static_cast<std::size_t>(stream.gcount()))));
+  }
+  return hexadecimal(hasher.digest());
 }
 
 }  // namespace
@@ -85,11 +99,18 @@ double ScriptPart::momentum() const {
   return constant->isNone() ? 1.0 : constant->toDouble();
 }
 
+std::string script_digest(const torch::nn::Module& network) {
+  const auto* const script = dynamic_cast<const ScriptModuleImpl*>(&network);
+  return script == nullptr ? std::string() : script->file_digest;
+}
+
 ScriptModule load_script(const std::string& file) {
   std::error_code none;
   if (!std::filesystem::is_regular_file(file, none)) throw DataError(fmt::format("{}: there is no such file", file));
   try {
-    return ScriptModule(torch::jit::load(file, torch::kCPU));
+    ScriptModule network(torch::jit::load(file, torch::kCPU));
+    network->file_digest = digest_of_file(file);
+    return network;
   } catch (const std::exception& error) {
     throw DataError(fmt::format("{} is no TorchScript module, as torch.jit.script(network).save(FILE) makes them: {}",
                                 file, first_line(error.what())));

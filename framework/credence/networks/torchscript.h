@@ -31,10 +31,14 @@ class ScriptModuleImpl : public ScriptPart {
   explicit ScriptModuleImpl(torch::jit::Module script);
   /// UserError where the script fails on these inputs or gives something else than one tensor.
   torch::Tensor forward(const torch::Tensor& inputs);
+
+  std::string file_digest;  // of the file it came from, hexadecimal
 };
 TORCH_MODULE(ScriptModule);
 
 /// DataError where the file is none.
 ScriptModule load_script(const std::string& file);
+/// Of the file that a network is, if it is one; else empty.
+std::string script_digest(const torch::nn::Module& network);
 
 }  // namespace credence

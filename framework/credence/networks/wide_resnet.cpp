@@ -63,7 +63,7 @@ struct WideResNetImpl : torch::nn::Module {
   }
 
   torch::Tensor forward(torch::Tensor x) {
-    x = conv1(x);
+    x = conv1(with_channels_last(x));
     for (Sequential& stage : stages) x = stage->forward(x);
     return fc(bn1->normalize_and_activate(x).mean({2, 3}));
   }

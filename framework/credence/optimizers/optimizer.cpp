@@ -94,7 +94,9 @@ Optimizer::Result Optimizer::step(const GradientSum& gradient, const Step& step)
     return kernels.measure(posterior_.segments(), rule, posterior_.mean(), posterior_.raw_scale(), gradient);
   };
   if (options_.clip_norm) {
-    rule.clip_multiplier = std::min(1.0, *options_.clip_norm / std::max(gradient_norm_of(measure()), 1e-300));
+    std::vector<kernels::SegmentSums> sums = measure();
+    if (step.sum_over_ranks) step.sum_over_ranks(sums);
+    rule.clip_multiplier = std::min(1.0, *options_.clip_norm / std::max(gradient_norm_of(sums), 1e-300));
   }
   std::vector<kernels::SegmentRates> rates;
   if (rule.rule == kernels::Rule::lars) {
@@ -110,6 +112,7 @@ Optimizer::Result Optimizer::step(const GradientSum& gradient, const Step& step)
                                gradient, draw_next ? posterior_.weights() : torch::Tensor(),
                                step.next_draw.value_or(kernels::NoiseStream{}));
   posterior_.set_drawn(draw_next ? step.next_draw : std::nullopt);
+  if (step.sum_over_ranks) step.sum_over_ranks(result.sums);
   result.gradient_norm = gradient_norm_of(result.sums);
   return result;
 }

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
@@ -54,6 +55,8 @@ class Optimizer {
     Objective::Weights weights;                     // of the objective, not yet divided by N
     std::int64_t dataset_size = 1;                  // N
     std::optional<kernels::NoiseStream> next_draw;  // also written in the same pass
+    /// Where each rank works on segments of its own, makes the sums those of all. Collective.
+    std::function<void(std::vector<kernels::SegmentSums>&)> sum_over_ranks{};
   };
   struct Result {
     std::vector<kernels::SegmentSums> sums;  // of the values before the update

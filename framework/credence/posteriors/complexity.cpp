@@ -10,11 +10,27 @@ struct SlotTerm {
   ComplexityNats nats;
 };
 
+/// Members of an ensemble have the same terms in the same order: those of the members that are worked on, which follow
+/// each other in `terms`, are put in their places among the terms of all.
+void append_to_all(const Posterior& posterior, const std::vector<SlotTerm>& terms, std::vector<SlotTerm>& all) {
+  const PosteriorPlan& plan = posterior.plan();
+  const auto [first, last] = posterior.worked_on();
+  const std::size_t per_member = terms.size() / static_cast<std::size_t>(last - first);
+  for (int member = 0; member < plan.members; ++member) {
+    const bool own = first <= member && member < last;
+    for (std::size_t i = 0; i < per_member; ++i) {
+      const SlotTerm& term = terms[static_cast<std::size_t>(own ? member - first : 0) * per_member + i];
+      const int shift = own || term.slot < 0 ? 0 : (member - first) * plan.member_slots();
+      all.push_back({term.slot + shift, own ? term.nats : ComplexityNats{}});
+    }
+  }
+}
+
 std::vector<SlotTerm> differentiable_terms(const Posterior& posterior, PosteriorLeaves& leaves) {
   std::vector<SlotTerm> terms;
   const PosteriorPlan& plan = posterior.plan();
   for (const PriorTerm& term : plan.terms) {
-    if (term.monte_carlo) continue;
+    if (term.monte_carlo || !posterior.works_on(term.slot)) continue;
     std::vector<torch::Tensor> arrays;
     for (const int array : term.arrays) arrays.push_back(leaves.mean(array));
     terms.push_back({term.slot,
@@ -22,10 +38,16 @@ std::vector<SlotTerm> differentiable_terms(const Posterior& posterior, Posterior
                                          leaves.mean(term.slot), leaves.scale(term.slot), arrays),
                       {}}});
   }
+  std::vector<SlotTerm> of_structures;
   for (const auto& structure : plan.structures) {
-    for (auto& [slot, nats] : structure->complexity(posterior, leaves)) terms.push_back({slot, std::move(nats)});
+    if (!posterior.works_on(structure->slots().front())) continue;
+    for (auto& [slot, nats] : structure->complexity(posterior, leaves))
+      of_structures.push_back({slot, std::move(nats)});
   }
-  return terms;
+  std::vector<SlotTerm> all;
+  append_to_all(posterior, terms, all);
+  append_to_all(posterior, of_structures, all);
+  return all;
 }
 
 double value_of(const torch::Tensor& nats) {
@@ -45,7 +67,7 @@ void materialize_scaled(Posterior& posterior, GradientSum& gradient) {
   const torch::Tensor scratch = torch::empty_like(posterior.mean());
   for (std::size_t i = 0; i < gradient.slots.size(); ++i) {
     const kernels::Segment& segment = posterior.segments()[i];
-    if (!segment.gaussian) continue;
+    if (!segment.gaussian || segment.count == 0) continue;
     posterior.kernels().accumulate(segment, gradient.slots[i], gradient.noise, false, scratch, gradient.scaled);
   }
 }

@@ -20,7 +20,8 @@ struct TermWeights {
   double entropy = 0.0;
 };
 
-/// The closed-form terms of priors and structures that the kernels do not know, at the posterior's present values.
+/// The closed-form terms of priors and structures that the kernels do not know, at the posterior's present values. The
+/// list is that of all members; of those that are not worked on the terms are zero.
 std::vector<TermNats> closed_form_terms(const Posterior& posterior);
 
 /// The same, and their gradients added to the sums of a step, which the optimizer multiplies by `multiplier`.

@@ -206,7 +206,13 @@ void require_fit_afterwards(const PosteriorPlan& plan) {
 
 }  // namespace
 
+int PosteriorPlan::member_of(int slot) const {
+  const int owner = slot < network_slots ? slot : array_owners[static_cast<std::size_t>(slot - network_slots)];
+  return owner / member_slots();
+}
+
 int PosteriorPlan::keep_array(int owner, const std::string& array, std::vector<std::int64_t> shape) {
+  kept_owners.push_back(owner);
   return append_slot(kept, layout.slots[static_cast<std::size_t>(owner)], array, std::move(shape));
 }
 
@@ -215,6 +221,7 @@ int PosteriorPlan::add_array(int owner, const std::string& array, std::vector<st
   const int index = append_slot(layout, beside, array, std::move(shape));
   const Slot& slot = layout.slots.back();
   segments.push_back({.offset = slot.offset, .count = slot.count, .gaussian = false});
+  array_owners.push_back(owner);
   start.slot = index;
   starts.push_back(start);
   return index;

@@ -28,6 +28,12 @@ struct ArrayStart {
   double deviation = 0.0;
 };
 
+/// Members [first, last) of an ensemble.
+struct MemberRange {
+  int first = 0;
+  int last = 1;
+};
+
 /// A posterior before it has values: what is Gaussian, under which prior, with which further arrays.
 struct PosteriorPlan {
   Layout layout;                           // the network's slots, once for each member, then further arrays
@@ -41,10 +47,13 @@ struct PosteriorPlan {
   std::vector<std::unique_ptr<Structure>> structures;
   std::vector<ArrayStart> starts;
   Layout kept;  // arrays that are stored with the posterior but not optimised, by name of the tensor and of the array
+  std::vector<int> array_owners;  // of each further array the network's slot that it belongs to
+  std::vector<int> kept_owners;   // the same of `kept`
 
   int member_slots() const { return network_slots / members; }
   std::int64_t member_elements() const { return network_elements / members; }
-  int member_of(int slot) const { return slot / member_slots(); }
+  /// Of a slot of the layout; further arrays are of their owners' members.
+  int member_of(int slot) const;
 
   /// A new slot named after the network's slot that it belongs to; returns its index.
   int add_array(int owner, const std::string& array, std::vector<std::int64_t> shape, ArrayStart start);

@@ -26,6 +26,8 @@ torch::Tensor extended(const torch::Tensor& values, std::int64_t elements) {
 Posterior::Posterior(PosteriorPlan plan, const torch::Tensor& values, double initial_scale, int threads,
                      std::uint64_t seed)
     : plan_(std::move(plan)),
+      segments_(plan_.segments),
+      worked_on_{0, plan_.members},
       kernels_(values.scalar_type(), values.device(), threads),
       mean_(extended(values, plan_.layout.elements)),
       structure_of_slot_(plan_.layout.slots.size(), nullptr) {
@@ -49,6 +51,22 @@ Posterior::Posterior(PosteriorPlan plan, const torch::Tensor& values, double ini
   linearized_ = std::any_of(plan_.families.begin(), plan_.families.end(),
                             [](const Family& family) { return family.kind == Family::Kind::laplace; });
   weights_ = is_random() ? mean_.clone() : mean_;
+}
+
+void Posterior::work_on(MemberRange members) {
+  ensure(members.first >= 0 && members.first < members.last && members.last <= plan_.members,
+         "members of an ensemble that it does not have");
+  worked_on_ = members;
+  drawn_.reset();
+  segments_ = plan_.segments;
+  for (std::size_t i = 0; i < segments_.size(); ++i) {
+    if (!works_on(static_cast<int>(i))) segments_[i].count = 0;
+  }
+}
+
+bool Posterior::works_on(int slot) const {
+  const int member = plan_.member_of(slot);
+  return worked_on_.first <= member && member < worked_on_.last;
 }
 
 bool Posterior::is_random() const {
@@ -84,7 +102,9 @@ void Posterior::collect(bool first) {
     kept_.zero_();
     collected_ = 0;
   }
-  for (const auto& structure : plan_.structures) structure->collect(*this, collected_);
+  for (const auto& structure : plan_.structures) {
+    if (works_on(*structure)) structure->collect(*this, collected_);
+  }
   set_collected(collected_ + 1);
 }
 
@@ -96,13 +116,13 @@ torch::Tensor Posterior::mean_weights() const {
 
 torch::Tensor Posterior::scales() const {
   torch::Tensor result = torch::zeros_like(mean_);
-  if (has_gaussian()) kernels_.scales(plan_.segments, raw_scale_, result);
+  if (has_gaussian()) kernels_.scales(segments_, raw_scale_, result);
   return result;
 }
 
 void Posterior::draw(const kernels::NoiseStream& noise) {
   if (!is_random() || (drawn_ && same_stream(*drawn_, noise))) return;
-  kernels_.draw(plan_.segments, mean_, raw_scale_, noise, weights_);
+  kernels_.draw(segments_, mean_, raw_scale_, noise, weights_);
   set_drawn(noise);
 }
 
@@ -110,7 +130,9 @@ void Posterior::set_drawn(const std::optional<kernels::NoiseStream>& noise) {
   drawn_.reset();  // a structure that refuses leaves no draw
   if (!noise) return;
   const torch::NoGradGuard no_grad;
-  for (const auto& structure : plan_.structures) structure->draw(*this, *noise);
+  for (const auto& structure : plan_.structures) {
+    if (works_on(*structure)) structure->draw(*this, *noise);
+  }
   drawn_ = noise;
 }
 
@@ -137,7 +159,7 @@ torch::Tensor Posterior::normals(int slot, const kernels::NoiseStream& noise) {
 }
 
 std::vector<kernels::SegmentSums> Posterior::measure() {
-  return kernels_.measure(plan_.segments, {}, mean_, raw_scale_, {});
+  return kernels_.measure(segments_, {}, mean_, raw_scale_, {});
 }
 
 }  // namespace credence

@@ -30,7 +30,14 @@ class Posterior {
   void set_linearized(bool linearized) { linearized_ = linearized; }
   /// The network's slots, then further arrays; parallel to segments().
   const Layout& layout() const noexcept { return plan_.layout; }
-  std::span<const kernels::Segment> segments() const noexcept { return plan_.segments; }
+  /// Of the members that are not worked on, segments are empty.
+  std::span<const kernels::Segment> segments() const noexcept { return segments_; }
+  /// From now on only these members of an ensemble are drawn, measured, collected and updated: the values of the others
+  /// stay what they were. At first all.
+  void work_on(MemberRange members);
+  MemberRange worked_on() const noexcept { return worked_on_; }
+  bool works_on_all() const noexcept { return worked_on_.last - worked_on_.first == plan_.members; }
+  bool works_on(int slot) const;
   bool has_gaussian() const noexcept { return raw_scale_.defined(); }
   /// Whether two draws differ.
   bool is_random() const;
@@ -84,7 +91,11 @@ class Posterior {
  private:
   void start_arrays(std::uint64_t seed);
 
+  bool works_on(const Structure& structure) const { return works_on(structure.slots().front()); }
+
   PosteriorPlan plan_;
+  std::vector<kernels::Segment> segments_;
+  MemberRange worked_on_;
   mutable ArenaKernels kernels_;
   torch::Tensor mean_;
   torch::Tensor raw_scale_;

@@ -33,7 +33,7 @@ constexpr std::array kOptions = {
                "vae:LATENT[,W1,...] | adaptive-depth:L[,width=W][,prior=uniform|poisson:RATE|geometric:P][,input] | "
                "hierarchical-groups:G[,W1,...][,shared=K][,relu|tanh]"},
     OptionInfo{"norm", "", identity, false,
-               "batch | group | frn | none: normalisation layers of a residual network; default: batch"},
+               "batch | sync | group | frn | none: normalisation layers of a residual network; default: batch"},
     OptionInfo{"likelihood", "", identity, false,
                "categorical[:smoothing=E][,mixup=ALPHA] | bernoulli | gaussian:STDDEV | gaussian:learned | "
                "heteroscedastic | poisson | "

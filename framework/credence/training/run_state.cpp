@@ -12,6 +12,7 @@
 #include "credence/base/errors.h"
 #include "credence/base/text.h"
 #include "credence/estimators/objective.h"
+#include "credence/networks/torchscript.h"
 #include "credence/posteriors/sparsity.h"
 
 namespace credence {
@@ -94,6 +95,17 @@ void restore_buffers(const Checkpoint& checkpoint, Network& network) {
   };
   for (const auto& [name, buffer] : network.float_buffers()) fill(name, buffer);
   for (const auto& [name, buffer] : network.integer_buffers()) fill(name, buffer);
+}
+
+/// UserError where the network is a file of other content than the one that was trained.
+void require_same_script(const Checkpoint& checkpoint, Network& network) {
+  const auto recorded = checkpoint.attributes().find("network_digest");
+  if (recorded == checkpoint.attributes().end()) return;
+  const auto* const digest = std::get_if<std::string>(&recorded->second);
+  require(digest != nullptr && *digest == script_digest(network.module()),
+          "{} is of a network from a file of other content than that of its --network now; put back the one that was "
+          "trained",
+          checkpoint.file().string());
 }
 
 /// UserError where the file holds more than was asked of it: tensors of a deeper network or of another posterior.
@@ -204,6 +216,9 @@ Snapshot take_snapshot(const RunState& state, const RunIdentity& identity) {
                          {"normalization_mean", join_numbers(identity.examples.normalization.mean)},
                          {"normalization_deviation", join_numbers(identity.examples.normalization.deviation)},
                          {"finished", std::int64_t{state.finished ? 1 : 0}}};
+  if (const std::string digest = script_digest(state.network.module()); !digest.empty()) {
+    contents.attributes["network_digest"] = digest;
+  }
   if (state.posterior.kept().defined()) contents.attributes["collected"] = state.posterior.collected();
   for (const auto& [name, number] : state.numbers) contents.attributes[name] = number;
   describe_tensors(state, contents);
@@ -297,6 +312,7 @@ void broadcast_state(RunState& state, Communicator& communicator) {
 }
 
 void restore_posterior(const Checkpoint& checkpoint, Network& network, Posterior& posterior) {
+  require_same_script(checkpoint, network);
   const torch::NoGradGuard no_grad;
   const std::vector<ArenaPart> parts = arena_parts(posterior, nullptr);
   for (const ArenaPart& part : parts) fill_arena_part(checkpoint, part);
@@ -312,6 +328,7 @@ void restore(const Checkpoint& checkpoint, const RunIdentity& identity, RunState
           identity.dataset_size);
   require(text_attribute(checkpoint, "dataset_digest") == identity.dataset_digest,
           "{} was trained on data of other content than these", file);
+  require_same_script(checkpoint, state.network);
   const torch::NoGradGuard no_grad;
   const std::vector<ArenaPart> parts = arena_parts(state.posterior, &state.optimizer);
   for (const ArenaPart& part : parts) fill_arena_part(checkpoint, part);

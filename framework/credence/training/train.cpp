@@ -11,6 +11,7 @@
 #include "credence/base/log.h"
 #include "credence/base/stopwatch.h"
 #include "credence/checkpoint/background_writer.h"
+#include "credence/training/dealt_members.h"
 #include "credence/training/signals.h"
 
 namespace credence {
@@ -31,7 +32,10 @@ enum Flag : std::size_t { kStop, kSavesFailed, kDataFailed, kFlags };
   for (std::size_t i = 0; i < slots.size() && mine.empty(); ++i) {
     if (!gradient.slots[i].isfinite().all().item<bool>()) mine = slots[i].name;
   }
-  const std::string tensor = parts.communicator.broadcast_text(mine, 0);
+  std::string tensor;  // ranks that work on other members see other gradients
+  for (const std::string& text : parts.communicator.gather_texts(mine)) {
+    if (tensor.empty()) tensor = text;
+  }
   const std::string shards = fmt::format("{}", fmt::join(parts.estimator.shards_not_finite(), ", "));
   std::string where;
   for (const std::string& text : parts.communicator.gather_texts(shards)) {
@@ -189,6 +193,7 @@ void collect_if_due(const TrainingOptions& options, RunState& state) {
 Outcome train(const TrainingParts& parts, const TrainingOptions& options, const RunIdentity& identity, RunState& state,
               const std::function<void(const StepReport&)>& report) {
   Saver saver(options, identity, parts.communicator);
+  DealtMembers members(state, parts.communicator);
   Reading reading(parts, state);
   const double seconds_before = state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0;
   const Stopwatch run_watch;
@@ -196,11 +201,12 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
   forget_fits(options, state);
   bool stopping = stop_requested() && state.step < options.total_steps;
   stopping = parts.communicator.any(stopping);
+  const auto saving_seconds = [&] { return saver.blocked_seconds() + members.gathering_seconds(); };
   double saving_told = 0.0;  // a save follows its step's record: the next one tells of it
 
   while (state.step < options.total_steps && !stopping) {
     const double data_before = parts.loader.waited_seconds();
-    const double communication_before = parts.estimator.waited_seconds();
+    const double communication_before = parts.estimator.waited_seconds() + members.waited_seconds();
     const int failed_saves = saver.failures();
     double flags[kFlags] = {stop_requested() ? 1.0 : 0.0, failed_saves >= kFailedSavesAllowed ? 1.0 : 0.0};
 
@@ -231,6 +237,7 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     complexity.terms = add_closed_form_terms(
         state.posterior, {weights.cross_entropy / examples_in_all, weights.entropy / examples_in_all},
         parts.estimator.gradient_multiplier(), gradient);
+    members.sum(complexity.terms);
     append_charged_terms(state.posterior.plan(), totals.prior_nats, complexity.terms);
     Optimizer::Result update = state.optimizer.step(
         gradient, {.number = state.step,
@@ -238,7 +245,8 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
                    .gradient_multiplier = parts.estimator.gradient_multiplier(),
                    .weights = weights,
                    .dataset_size = options.objective.dataset_size,
-                   .next_draw = last ? std::nullopt : std::optional(parts.estimator.first_draw(state.step + 1))});
+                   .next_draw = last ? std::nullopt : std::optional(parts.estimator.first_draw(state.step + 1)),
+                   .sum_over_ranks = [&](std::vector<kernels::SegmentSums>& sums) { members.sum(sums); }});
     if (!std::isfinite(update.gradient_norm)) report_not_finite(parts, state, "the gradient");
     complexity.kernels = std::move(update.sums);
     const ObjectiveValue value = evaluate_objective(options.objective, weights, {totals.mean_nll, totals.minimised_nll},
@@ -248,29 +256,33 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     state.epoch = parts.plan.epochs(state.step);
     state.finished = state.step == options.total_steps;
     collect_if_due(options, state);
-    const StepRecord record{.step = state.step,
-                            .epoch = state.epoch,
-                            .elbo = value.elbo,
-                            .objective = value.objective,
-                            .expected_log_likelihood = value.expected_log_likelihood,
-                            .kl = value.kl,
-                            .learning_rate = state.optimizer.options().learning_rate * factor,
-                            .gradient_norm = update.gradient_norm,
-                            .accuracy = totals.accuracy,
-                            .seconds = seconds_before + run_watch.seconds(),
-                            .data_seconds = parts.loader.waited_seconds() - data_before,
-                            .communication_seconds = parts.estimator.waited_seconds() - communication_before,
-                            .checkpoint_seconds = saver.blocked_seconds() - saving_told};
-    saving_told = saver.blocked_seconds();
+    const StepRecord record{
+        .step = state.step,
+        .epoch = state.epoch,
+        .elbo = value.elbo,
+        .objective = value.objective,
+        .expected_log_likelihood = value.expected_log_likelihood,
+        .kl = value.kl,
+        .learning_rate = state.optimizer.options().learning_rate * factor,
+        .gradient_norm = update.gradient_norm,
+        .accuracy = totals.accuracy,
+        .seconds = seconds_before + run_watch.seconds(),
+        .data_seconds = parts.loader.waited_seconds() - data_before,
+        .communication_seconds = parts.estimator.waited_seconds() + members.waited_seconds() - communication_before,
+        .checkpoint_seconds = saving_seconds() - saving_told};
+    saving_told = saving_seconds();
     state.history.append(record);
     check_divergence(state);
     stopping = totals.flags[kStop] > 0.0 || (options.stop_after > 0 && state.step >= options.stop_after);
     if (!state.finished && !stopping && options.checkpoint_every > 0 && state.step % options.checkpoint_every == 0) {
+      members.gather();
       require_finite(state);
       saver.save(state);
+      members.deal();
     }
     report({record, options.total_steps});
   }
+  members.gather();
   require_finite(state);
   if (state.finished && options.laplace) {
     state.numbers = fit_laplace({state.network, state.posterior, parts.likelihood, parts.source, parts.communicator},

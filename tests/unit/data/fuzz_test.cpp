@@ -99,7 +99,8 @@ void fuzz(const std::vector<Bytes>& seeds, const std::function<void(const Bytes&
 
 void read_image(const Bytes& bytes, Random& random) {
   static ImageReader reader;  // its memory is reused, as in training
-  const ImageSize size = reader.open({sniff_encoding(bytes), {}, bytes}, 3);
+  const int channels = random() % 4 == 0 ? 1 : 3;
+  const ImageSize size = reader.open({sniff_encoding(bytes), {}, bytes}, channels);
   const ImageSize output{1 + static_cast<std::int64_t>(below(random, 40)),
                          1 + static_cast<std::int64_t>(below(random, 40))};
   Box box;
@@ -107,7 +108,7 @@ void read_image(const Bytes& bytes, Random& random) {
   box.width = 1 + static_cast<std::int64_t>(below(random, static_cast<std::size_t>(size.width)));
   box.top = static_cast<std::int64_t>(below(random, static_cast<std::size_t>(size.height - box.height + 1)));
   box.left = static_cast<std::int64_t>(below(random, static_cast<std::size_t>(size.width - box.width + 1)));
-  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(output.height * output.width * 3));
+  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(output.height * output.width * channels));
   reader.read(random() % 4 == 0 ? whole_view(size, output) : box_view(box, output), pixels.data());
 }
 

@@ -45,6 +45,8 @@ TEST(Jitter, FactorsAndOrderAreUniform) {
   std::vector<std::int64_t> brightness(10);
   std::vector<std::int64_t> hue(10);
   std::map<std::vector<int>, std::int64_t> orders;
+  std::vector<std::int64_t> last_when_bright(4);  // the order tells nothing of the factors
+  std::vector<std::int64_t> last_when_blue(4);
   constexpr int kDraws = 24000;
   for (int i = 0; i < kDraws; ++i) {
     const JitterDraw draw = draw_jitter(law, ExampleNoise(7, 0, i));
@@ -53,9 +55,13 @@ TEST(Jitter, FactorsAndOrderAreUniform) {
     ++brightness.at(static_cast<std::size_t>((draw.brightness - 0.6) / 0.8 * 10));
     ++hue.at(static_cast<std::size_t>((draw.hue + 0.1) / 0.2 * 10));
     ++orders[{std::begin(draw.order), std::end(draw.order)}];
+    if (draw.brightness > 1.2) ++last_when_bright.at(static_cast<std::size_t>(draw.order[3]));
+    if (draw.hue > 0.05) ++last_when_blue.at(static_cast<std::size_t>(draw.order[3]));
   }
   EXPECT_LT(test::chi_square(brightness), test::chi_square_limit(10));
   EXPECT_LT(test::chi_square(hue), test::chi_square_limit(10));
+  EXPECT_LT(test::chi_square(last_when_bright), test::chi_square_limit(4));
+  EXPECT_LT(test::chi_square(last_when_blue), test::chi_square_limit(4));
   ASSERT_EQ(orders.size(), 24U);
   std::vector<std::int64_t> counts;
   for (const auto& [order, count] : orders) counts.push_back(count);

@@ -49,6 +49,21 @@ TEST(ImageReader, DecodesWhatPillowDecodes) {
   EXPECT_EQ(decoded(stored(png_alpha_file)), png_alpha_pixels) << "transparency is left out, not blended";
 }
 
+TEST(ImageReader, MakesOneChannelOfEncodedImages) {
+  for (const Bytes& file : {jpeg_gray_file, png_gray_file, jpeg_color_file}) {
+    const Bytes colors = decoded(stored(file));
+    const Bytes gray = decoded(stored(file), 1);
+    ASSERT_EQ(3 * gray.size(), colors.size());
+    for (std::size_t i = 0; i < gray.size(); ++i) {
+      const double luma = 0.299 * colors[3 * i] + 0.587 * colors[3 * i + 1] + 0.114 * colors[3 * i + 2];
+      ASSERT_NEAR(gray[i], luma, 1.0) << "weights of 1/256, and one rounding";
+      if (colors[3 * i] == colors[3 * i + 1] && colors[3 * i] == colors[3 * i + 2]) {
+        ASSERT_EQ(gray[i], colors[3 * i]);
+      }
+    }
+  }
+}
+
 TEST(ImageReader, PutsEveryOrientationUpright) {
   constexpr std::int64_t kHeight = 16;
   constexpr std::int64_t kWidth = 24;
@@ -128,6 +143,14 @@ TEST(ImageReader, MirroredIsTheSameBackwards) {
   }
 }
 
+TEST(ImageReader, ExifBehindOtherSegmentsCounts) {
+  // As a camera's file that a program saved again: JFIF first, then a comment, then Exif.
+  Bytes file = test::with_orientation(test::jpeg(8, 8), 6);
+  const Bytes others = {0xff, 0xe0, 0, 7, 'J', 'F', 'I', 'F', 0, 0xff, 0xff, 0xfe, 0, 4, 'h', 'i'};
+  file.insert(file.begin() + 2, others.begin(), others.end());
+  EXPECT_EQ(exif_orientation(file), 6);
+}
+
 TEST(ImageReader, SenselessExifIsUpright) {
   const Bytes file = test::jpeg(8, 8);
   EXPECT_EQ(exif_orientation(file), 1);
@@ -184,6 +207,26 @@ TEST(ImageReader, ResizesAsTorchDoes) {
   check(20, 9, resized_20_9);
   check(13, 17, resized_13_17);
   check(3, 40, resized_3_40);
+}
+
+TEST(ImageReader, FourBytesAPixelAreResizedAsThreeAre) {
+  const Bytes three = test::pattern(13, 17);
+  Bytes four;
+  for (std::size_t i = 0; i < three.size(); i += 3) {
+    four.insert(four.end(), three.begin() + static_cast<std::ptrdiff_t>(i),
+                three.begin() + static_cast<std::ptrdiff_t>(i) + 3);
+    four.push_back(200);
+  }
+  Resizer resizer;
+  for (const auto& [height, width] : {std::pair{5, 7}, {20, 9}, {13, 17}, {3, 40}}) {
+    const auto resized = [&](const Bytes& pixels, int channels) {
+      Bytes to(static_cast<std::size_t>(height * width * 3));
+      resizer.resize(test::view(pixels, 13, 17, channels), {.length = 13.0, .high = 13, .outputs = height},
+                     {.length = 17.0, .high = 17, .outputs = width}, to.data());
+      return to;
+    };
+    EXPECT_EQ(resized(four, 4), resized(three, 3)) << height << " " << width;
+  }
 }
 
 TEST(ImageReader, TheMiddleAsTorchvisionTakesIt) {

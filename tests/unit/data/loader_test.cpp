@@ -166,11 +166,11 @@ MemorySource images() {
 
 /// The batches of a block of shards over steps [first, first + steps), augmented.
 std::vector<Batch> augmented(const SamplingPlan& plan, std::int64_t first, std::int64_t steps,
-                             std::pair<int, int> shards) {
+                             std::pair<int, int> shards, std::uint64_t seed = 77) {
   static const MemorySource source = images();
   Loader::Options options{.first_step = first, .first_shard = shards.first, .shard_count = shards.second};
   options.augmentation = {.crop_padding = 2, .flip = true};
-  options.seed = 77;
+  options.seed = seed;
   Loader loader(source, plan, options);
   std::vector<Batch> batches;
   for (std::int64_t i = 0; i < steps * shards.second; ++i) batches.push_back(loader.next());
@@ -205,6 +205,11 @@ TEST(Loader, AugmentsAlikeForAnyBatchSize) {
   const std::vector<float> expected = joined(8, 30);
   EXPECT_EQ(joined(16, 15), expected);
   EXPECT_EQ(joined(120, 2), expected);
+}
+
+TEST(Loader, AnotherSeedAugmentsInAnotherWay) {
+  const SamplingPlan plan(5, 40, 40, 1);
+  EXPECT_NE(augmented(plan, 0, 1, {0, 1}, 77)[0].inputs, augmented(plan, 0, 1, {0, 1}, 78)[0].inputs);
 }
 
 TEST(Loader, AugmentsAnExampleAnewEveryEpoch) {

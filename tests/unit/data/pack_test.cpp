@@ -63,6 +63,28 @@ class Pack : public testing::Test {
     return {std::istreambuf_iterator<char>(stream), {}};
   }
 
+  static PackHeader header_of(const std::string& content) {
+    PackUserBlock block;
+    std::memcpy(block.data(), content.data(), block.size());
+    return decode_pack_header(block);
+  }
+  void open_changed(const PackHeader& header, std::string content) {
+    const PackUserBlock encoded = encode(header);
+    std::memcpy(content.data(), encoded.data(), encoded.size());
+    directory.write("packed.h5", content);
+    open_data("pack:" + file().string(), Split::train);
+  }
+  /// A table that says something else of record 1, digests in order.
+  void open_with_value(std::string content, std::size_t table, std::int64_t value) {
+    PackHeader header = header_of(content);
+    std::memcpy(content.data() + header.extents[table].offset + 8, &value, sizeof(value));
+    Hasher hasher;
+    for (std::size_t i = 1; i < kPackTables.size(); ++i)
+      hasher.update(std::as_bytes(std::span(content)).subspan(header.extents[i].offset, header.extents[i].bytes));
+    header.tables = hasher.digest();
+    open_changed(header, content);
+  }
+
   TemporaryDirectory directory;
   std::unique_ptr<ImageStore> train;
   std::unique_ptr<ImageStore> test_split;
@@ -184,6 +206,7 @@ TEST_F(Pack, FilesThatAreCutShortOrNoPack) {
     EXPECT_THAT(opening(good.substr(0, length)),
                 ThrowsMessage<DataError>(AnyOf(HasSubstr("no packed dataset"), HasSubstr("truncated or damaged"))));
   EXPECT_THAT(opening(good.substr(0, good.size() - 1)), ThrowsMessage<DataError>(HasSubstr("truncated or damaged")));
+  EXPECT_THAT(opening(good + "x"), ThrowsMessage<DataError>(HasSubstr("truncated or damaged")));
   EXPECT_THAT(opening(std::string(4096, 'x')), ThrowsMessage<DataError>(HasSubstr("credence pack makes one")));
   EXPECT_THAT([] { open_data("pack:/nowhere.h5", Split::train); }, ThrowsMessage<DataError>(HasSubstr("/nowhere.h5")));
 }
@@ -192,15 +215,9 @@ TEST_F(Pack, HostileTablesAreRefused) {
   append({0, 1, 6}, 0);
   assemble();
   const std::string good = bytes();
-  PackUserBlock block;
-  std::memcpy(block.data(), good.data(), block.size());
-  const PackHeader header = decode_pack_header(block);
+  const PackHeader header = header_of(good);
   const auto refused = [&](const PackHeader& changed, const std::string& content) {
-    const PackUserBlock encoded = encode(changed);
-    std::string file_bytes = content;
-    std::memcpy(file_bytes.data(), encoded.data(), encoded.size());
-    directory.write("packed.h5", file_bytes);
-    return [this] { open_data("pack:" + file().string(), Split::train); };
+    return [this, changed, content] { open_changed(changed, content); };
   };
   for (std::size_t table = 0; table < kPackTables.size(); ++table)
     for (const std::uint64_t value : {std::uint64_t{1} << 40, ~std::uint64_t{0}, ~std::uint64_t{0} - 15}) {
@@ -215,16 +232,8 @@ TEST_F(Pack, HostileTablesAreRefused) {
   many.records = std::uint64_t{1} << 61;
   EXPECT_THROW(refused(many, good)(), DataError);
 
-  // Tables that say something impossible, digests in order.
   const auto with_value = [&](std::size_t table, std::int64_t value) {
-    std::string content = good;
-    std::memcpy(content.data() + header.extents[table].offset + 8, &value, sizeof(value));  // record 1
-    PackHeader sealed = header;
-    Hasher hasher;
-    for (std::size_t i = 1; i < kPackTables.size(); ++i)
-      hasher.update(std::as_bytes(std::span(content)).subspan(header.extents[i].offset, header.extents[i].bytes));
-    sealed.tables = hasher.digest();
-    return refused(sealed, content);
+    return [&, table, value] { open_with_value(good, table, value); };
   };
   constexpr std::int64_t kHuge = std::int64_t{1} << 62;
   for (const std::size_t table : {1U, 2U, 3U})
@@ -234,6 +243,16 @@ TEST_F(Pack, HostileTablesAreRefused) {
   for (const std::size_t table : {6U, 7U})
     for (const std::int64_t value : {std::int64_t{0}, std::int64_t{-1}, kHuge})
       EXPECT_THAT(with_value(table, value), ThrowsMessage<DataError>(HasSubstr("record 1"))) << table;
+}
+
+TEST_F(Pack, RawRecordsHaveABytePerPixelAndChannel) {
+  append({0, 1, 6}, 0, {.kind = PackSettings::Kind::raw, .short_side = 20});
+  assemble();
+  const std::string good = bytes();
+  EXPECT_NO_THROW(open_with_value(good, 6, 20));
+  for (const std::int64_t height : {19, 21}) {
+    EXPECT_THAT([&] { open_with_value(good, 6, height); }, ThrowsMessage<DataError>(HasSubstr("record 1 has")));
+  }
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "credence/estimators/reparameterized.h"
 #include "credence/estimators/score.h"
 #include "credence/networks/layers.h"
+#include "credence/networks/norm.h"
 #include "credence/networks/zoo.h"
 #include "credence/optimizers/optimizer.h"
 
@@ -49,7 +50,21 @@ struct Convolved : torch::nn::Module {
   Linear last;
 };
 
-/// `normalized`, `convolved` (32 inputs), or a network of the zoo.
+/// A convolution over images [2, 4, 4], a layer of the networks' own that normalises it, tanh, and a linear layer.
+struct ConvolvedAndNormalized : torch::nn::Module {
+  ConvolvedAndNormalized(std::int64_t outputs, Norm chosen)
+      : conv(register_module("conv", Conv2d(torch::nn::Conv2dOptions(2, 3, 3).padding(1).stride(2)))),
+        norm(add_norm(*this, "norm", chosen, 3)),
+        last(register_module("last", Linear(torch::nn::LinearOptions(12, outputs)))) {}
+  torch::Tensor forward(torch::Tensor x) {
+    return last(torch::tanh(norm->normalize(conv(x.view({-1, 2, 4, 4})))).flatten(1));
+  }
+  Conv2d conv;
+  NormLayer* norm;
+  Linear last;
+};
+
+/// `normalized`, `convolved`, `convolved-batch` or `convolved-sync` (32 inputs), or a network of the zoo.
 inline torch::nn::AnyModule module_of(const std::string& spec, std::int64_t inputs, std::int64_t outputs) {
   const auto waved = [](const auto& module) {
     const torch::NoGradGuard no_grad;
@@ -59,6 +74,8 @@ inline torch::nn::AnyModule module_of(const std::string& spec, std::int64_t inpu
   };
   if (spec == "normalized") return waved(std::make_shared<Normalized>(inputs, outputs));
   if (spec == "convolved") return waved(std::make_shared<Convolved>(outputs));
+  if (spec == "convolved-batch") return waved(std::make_shared<ConvolvedAndNormalized>(outputs, Norm::batch));
+  if (spec == "convolved-sync") return waved(std::make_shared<ConvolvedAndNormalized>(outputs, Norm::sync));
   ExampleSpec examples;
   examples.input_shape = {inputs};
   return build_module(spec, examples, outputs, 3);

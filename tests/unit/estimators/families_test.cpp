@@ -296,6 +296,60 @@ TEST(Ensemble, MembersAreWhatTheyWouldBeAlone) {
   EXPECT_THROW(split_ensemble({"ensemble:0"}), UserError);
 }
 
+TEST(Ensemble, MembersWorkedOnOneByOneMakeTheSameStep) {
+  const test::ProblemOptions options{.families = {"mean-field", "fc2.weight=low-rank:2"},
+                                     .priors = {"student-t", "fc2=hierarchical:0.7", "fc2.weight=normal:0.8"},
+                                     .members = 3};
+  const Objective objective{.dataset_size = 20};
+  struct Outcome {
+    std::vector<double> nats;
+    Optimizer::Result update;
+  };
+  const auto step = [&](Problem& problem) {
+    const auto communicator = make_self_communicator();
+    const auto shards = test::examples_of(problem, 2, 4);
+    ReparameterizedEstimator estimator(problem.parts(*communicator),
+                                       {.seed = 5, .shards = 2, .samples = 2, .noise = NoiseSharing::shard});
+    const StepTotals totals = estimator.run(4, test::source_of(shards), {});
+    GradientSum gradient = estimator.gradient();
+    Outcome outcome{totals.prior_nats, {}};
+    outcome.nats.push_back(totals.mean_nll);
+    const double weight = 1.0 / static_cast<double>(objective.dataset_size);
+    for (const TermNats& term :
+         add_closed_form_terms(problem.posterior, {weight, weight}, estimator.gradient_multiplier(), gradient)) {
+      outcome.nats.insert(outcome.nats.end(), {term.cross_entropy, term.entropy});
+    }
+    outcome.update = test::descend(problem.posterior, gradient, objective, 4, estimator.gradient_multiplier());
+    return outcome;
+  };
+  Problem whole(options), before(options);
+  const Outcome expected = step(whole);
+  std::vector<double> nats(expected.nats.size());
+  double squares = 0.0;
+  for (int member = 0; member < 3; ++member) {
+    Problem part(options);
+    part.posterior.work_on({member, member + 1});
+    const Outcome outcome = step(part);
+    ASSERT_EQ(outcome.nats.size(), nats.size());
+    for (std::size_t i = 0; i < nats.size(); ++i) nats[i] += outcome.nats[i];
+    squares += outcome.update.gradient_norm * outcome.update.gradient_norm;
+    for (const auto arena : {&Posterior::mean, &Posterior::raw_scale}) {
+      const auto& slots = part.posterior.layout().slots;
+      for (int slot = 0; slot < static_cast<int>(slots.size()); ++slot) {
+        const bool own = part.posterior.plan().member_of(slot) == member;
+        const Posterior& same = own ? whole.posterior : before.posterior;
+        EXPECT_TRUE(
+            torch::equal(part.posterior.view((part.posterior.*arena)(), slot), same.view((same.*arena)(), slot)))
+            << member << " " << slots[static_cast<std::size_t>(slot)].name
+            << slots[static_cast<std::size_t>(slot)].array;
+      }
+    }
+  }
+  for (std::size_t i = 0; i < nats.size(); ++i) EXPECT_NEAR(nats[i], expected.nats[i], 1e-12 * std::abs(nats[i])) << i;
+  EXPECT_NEAR(std::sqrt(squares), expected.update.gradient_norm, 1e-12);
+  EXPECT_NE(expected.nats.back(), 0.0);
+}
+
 TEST(Refusals, FamiliesAndPriorsThatDoNotGoTogether) {
   const auto refuses = [](const std::string& family, const std::string& prior, const std::string& word) {
     EXPECT_THAT([&] { two_layers(family, prior); }, ThrowsMessage<UserError>(HasSubstr(word))) << family << prior;

@@ -8,10 +8,12 @@
 #include "credence/base/errors.h"
 #include "credence/networks/network.h"
 #include "credence/networks/zoo.h"
+#include "unit/networks/uniform.h"
 
 namespace credence {
 namespace {
 
+using test::uniform;
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
@@ -28,20 +30,6 @@ ExampleSpec images(std::int64_t channels, std::int64_t pixels) {
 const nlohmann::json& references() {
   static const nlohmann::json values =
       nlohmann::json::parse(std::ifstream(CREDENCE_REFERENCES "/networks/networks.json"));
-  return values;
-}
-
-/// As tests/references/networks/torchvision_networks.py: numbers in [-1/2, 1/2) by name and index.
-torch::Tensor uniform(const std::string& name, std::int64_t count) {
-  std::uint32_t start = 2166136261U;
-  for (const char letter : name) start = (start ^ static_cast<unsigned char>(letter)) * 16777619U;
-  torch::Tensor values = torch::empty({count}, torch::kFloat64);
-  double* const value = values.data_ptr<double>();
-  for (std::int64_t i = 0; i < count; ++i) {
-    std::uint32_t h = static_cast<std::uint32_t>(i) * 2654435761U + start;
-    for (int round = 0; round < 2; ++round) h = (h ^ h >> 16) * 0x45D9F3BU;
-    value[i] = static_cast<double>(h ^ h >> 16) / 0x1p32 - 0.5;
-  }
   return values;
 }
 
@@ -166,7 +154,7 @@ TEST(ResidualNetworks, HaveTheirPublishedSizes) {
 TEST(ResidualNetworks, TakeSmallImagesAndEveryNorm) {
   for (const std::string spec :
        {"resnet20", "resnet18:cifar", "resnet50:cifar", "wide-resnet:10,2", "wide-resnet:10,1"}) {
-    for (const std::string norm : {"batch", "group", "frn", "none"}) {
+    for (const std::string norm : {"batch", "sync", "group", "frn", "none"}) {
       Network network(build_module(NetworkChoice{spec, norm}, images(3, 32), kClasses, 1));
       const torch::Tensor logits = network.forward(torch::sin(torch::arange(2 * 3072)).view({2, 3, 32, 32}));
       EXPECT_EQ(logits.sizes().vec(), (std::vector<std::int64_t>{2, kClasses})) << spec << norm;
@@ -188,7 +176,7 @@ TEST(ResidualNetworks, TakeSmallImagesAndEveryNorm) {
 
 TEST(ResidualNetworks, BeginAsTheirShortcuts) {
   // With a zero scale at the end of every block, only stem, shortcuts and head matter: other weights may be anything.
-  for (const std::string norm : {"batch", "group", "frn", "none"}) {
+  for (const std::string norm : {"batch", "sync", "group", "frn", "none"}) {
     Network network(build_module(NetworkChoice{"resnet18:cifar", norm}, images(3, 32), kClasses, 1));
     const torch::NoGradGuard no_grad;
     network.module().eval();
@@ -202,6 +190,24 @@ TEST(ResidualNetworks, BeginAsTheirShortcuts) {
     other.module().eval();
     EXPECT_FALSE(torch::equal(other.forward(x), before)) << norm;
   }
+}
+
+TEST(ResidualNetworks, TheShortcutOfResnet20HasEverySecondPixelAndZerosOnBothSides) {
+  Network network(build_module(NetworkChoice{"resnet20", "none"}, images(3, 32), kClasses, 1));
+  const torch::NoGradGuard no_grad;
+  for (auto& item : network.module().named_parameters()) {
+    if (item.key().starts_with("layer2.")) item.value().zero_();
+  }
+  const torch::Tensor x = torch::rand({2, 16, 8, 8});
+  auto* const stage = network.module().named_modules()["layer2"]->as<torch::nn::Sequential>();
+  ASSERT_NE(stage, nullptr);
+  const torch::Tensor y = stage->forward(x);
+  ASSERT_EQ(y.sizes(), (std::vector<std::int64_t>{2, 32, 4, 4}));
+  using torch::indexing::None;
+  using torch::indexing::Slice;
+  EXPECT_TRUE(
+      torch::equal(y.narrow(1, 8, 16), x.index({Slice(), Slice(), Slice(None, None, 2), Slice(None, None, 2)})));
+  EXPECT_EQ(y.narrow(1, 0, 8).abs().sum().item<float>() + y.narrow(1, 24, 8).abs().sum().item<float>(), 0.0F);
 }
 
 TEST(ResidualNetworks, RefuseWhatTheyCannotBe) {
@@ -218,7 +224,7 @@ TEST(ResidualNetworks, RefuseWhatTheyCannotBe) {
       [] {
         build_module(NetworkChoice{"resnet20", "layer"}, images(3, 32), 10, 1);
       },
-      ThrowsMessage<UserError>(HasSubstr("batch, group, frn, none")));
+      ThrowsMessage<UserError>(HasSubstr("batch, sync, group, frn, none")));
 }
 
 /// One layer on given values, in double.
@@ -256,6 +262,10 @@ TEST(Norms, ComputeTheirFormulas) {
     const torch::Tensor expected = ((of_group - mean) / std::sqrt(variance + 1e-5) * 1.5 - 0.2).clamp_min(0.0);
     EXPECT_LT((group[1].narrow(0, 2 * g, 2) - expected).abs().max().item<double>(), 1e-14);
   }
+  // Of a hundred and twenty-eight there are thirty-two.
+  const torch::Tensor wide = torch::sin(torch::arange(2 * 128 * 3 * 4, torch::kFloat64) * 1.7).view({2, 128, 3, 4});
+  const torch::Tensor expected = torch::group_norm(wide, 32).mul(1.5).sub(0.2).clamp_min(0.0);
+  EXPECT_LT((normalized(Norm::group, wide, 1.5, -0.2, 0.0) - expected).abs().max().item<double>(), 1e-14);
   EXPECT_TRUE(torch::equal(normalized(Norm::none, x, 1.5, -0.2, 0.0), x.clamp_min(0.0)));
 }
 

@@ -6,10 +6,13 @@
 
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
 
 #include "credence/base/errors.h"
 #include "credence/networks/network.h"
 #include "credence/networks/zoo.h"
+#include "unit/networks/uniform.h"
 
 namespace credence {
 namespace {
@@ -130,6 +133,39 @@ TEST_F(TorchScript, EvaluationUsesTheRunningStatistics) {
   const torch::Tensor expected = y.clamp_min(0).flatten(1).matmul(waves({3, 36}, 1.7).to(torch::kFloat64).t());
   EXPECT_LT((network.forward(x) - expected).abs().max().item<double>(), 1e-12);
   EXPECT_LT((network.forward(x.narrow(0, 1, 1)) - expected.narrow(0, 1, 1)).abs().max().item<double>(), 1e-12);
+}
+
+/// A network that torchvision made and a script exported, and what it computed there.
+TEST(ExportedByTorchvision, ComputesTheSameNumbers) {
+  const nlohmann::json expected = nlohmann::json::parse(std::ifstream(CREDENCE_REFERENCES "/networks/shufflenet.json"));
+  ExampleSpec spec;
+  spec.input_shape = {3, 32, 32};
+  Network network(build_module("torchscript:" CREDENCE_REFERENCES "/networks/shufflenet.pt", spec, 2, 1),
+                  torch::kFloat64);
+  EXPECT_EQ(network.layout().parameters(), expected["parameters"].get<std::int64_t>());
+  std::set<std::string> names;
+  for (const Slot& slot : network.layout().slots) names.insert(slot.name);
+  EXPECT_EQ(names, expected["names"].get<std::set<std::string>>());
+  const auto near = [&](const torch::Tensor& values, const std::string& what) {
+    const torch::Tensor numbers = torch::tensor(expected[what].get<std::vector<double>>(), torch::kFloat64);
+    const torch::Tensor error = (values.flatten() - numbers).abs().max() / numbers.abs().max();
+    EXPECT_LT(error.item<double>(), 1e-10) << what;  // 20 layers, of which each may lose a digit in the next one's norm
+  };
+  const torch::Tensor x = test::uniform("input", 2 * 3 * 32 * 32).view({2, 3, 32, 32});
+  network.module().eval();
+  near(network.forward(x), "evaluated");
+  network.module().train();
+  torch::Tensor first;
+  network.set_gradient_sink([&](int slot, const torch::Tensor& gradient) {
+    if (network.layout().slots[static_cast<std::size_t>(slot)].name == "conv1.0.weight") first = gradient;
+  });
+  const torch::Tensor logits = network.forward(x);
+  near(logits, "trained");
+  torch::nn::functional::cross_entropy(logits, torch::tensor({0, 1})).backward();
+  near(first.flatten().narrow(0, 0, 8), "first_gradient");
+  for (const auto& [name, buffer] : network.float_buffers()) {
+    if (name == "conv1.1.running_mean") near(buffer, "running_mean");
+  }
 }
 
 TEST_F(TorchScript, RefusesWhatDoesNotFit) {

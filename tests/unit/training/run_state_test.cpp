@@ -2,6 +2,7 @@
 #include "credence/training/run_state.h"
 
 #include <gmock/gmock.h>
+#include <torch/script.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -245,6 +246,33 @@ TEST(RunState, OfAnotherNetworkPosteriorOrDatasetIsRefusedByName) {
   data.dataset_digest = "4567";
   EXPECT_THAT([&] { restore(Checkpoint(file), data, again.state); }, ThrowsMessage<UserError>(HasSubstr("content")));
   EXPECT_NO_THROW(restore(Checkpoint(file), identity(), again.state));
+}
+
+TEST(RunState, OfAScriptedNetworkIsOfThatFileAlone) {
+  const Folder folder;
+  const std::string script = folder.path / "network.pt";
+  const auto save = [&](const std::string& nonlinearity) {
+    torch::jit::Module network("__torch__.Network");
+    network.register_parameter("head", test::waves({3, 3}, 1.7, torch::kFloat32).requires_grad_(), false);
+    network.register_attribute("training", c10::BoolType::get(), true);
+    network.define("def forward(self, x):\n    return torch.matmul(torch." + nonlinearity +
+                   "(x), torch.t(self.head))\n");
+    network.save(script);
+  };
+  const ProblemOptions scripted{.network = "torchscript:" + script, .dtype = torch::kFloat32};
+  save("relu");
+  Model run(scripted);
+  run.train(2);
+  write_checkpoint(folder.path / "a.h5", take_snapshot(run.state, identity()).contents);
+  Model again(scripted);
+  EXPECT_NO_THROW(restore(Checkpoint(folder.path / "a.h5"), identity(), again.state));
+  save("tanh");  // the same tensors
+  Model other(scripted);
+  const auto refuses = ThrowsMessage<UserError>(HasSubstr("file of other content"));
+  EXPECT_THAT([&] { restore(Checkpoint(folder.path / "a.h5"), identity(), other.state); }, refuses);
+  EXPECT_THAT(
+      [&] { restore_posterior(Checkpoint(folder.path / "a.h5"), other.problem.network, other.problem.posterior); },
+      refuses);
 }
 
 }  // namespace

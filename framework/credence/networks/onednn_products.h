@@ -1,0 +1,11 @@
+#pragma once
+
+namespace credence {
+
+/// From the first call on, matrix products of this process (mm and addmm: linear layers, forward and backward) in
+/// float32 on a CPU are oneDNN's, where they are large enough to repay the call: it uses AVX-512 on every processor
+/// that has it, where the BLAS in LibTorch's wheels takes twice as long on other processors than Intel's. Which library
+/// multiplies depends on the shapes only. Does nothing where LibTorch lacks oneDNN.
+void use_onednn_for_products();
+
+}  // namespace credence
