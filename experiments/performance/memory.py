@@ -48,11 +48,12 @@ def main():
     point, parameters = peak(options, "point")
     gaussian, _ = peak(options, "mean-field")
     more = (gaussian - point) / parameters
-    lines = [f"{datetime.date.today()}, commit {commit}, {options.network} on {options.data}, batch {options.batch}, one rank, one shard",
+    lines = [f"{datetime.date.today()}, commit {commit}, {options.network} on {pathlib.Path(options.data).name}, batch {options.batch}, one rank, one shard",
              f"peak memory: point {point / 1e6:.0f} MB, mean-field {gaussian / 1e6:.0f} MB, {parameters} parameters: "
              f"{more:.1f} bytes a parameter more, target <= 20  {'met' if more <= 20 else 'MISSED'}"]
     print("\n".join(lines))
-    pathlib.Path(__file__).with_name("results-memory.txt").write_text("\n".join(lines) + "\n")
+    with pathlib.Path(__file__).with_name("results-memory.txt").open("a") as file:
+        file.write("\n".join(lines) + "\n")
 
 
 main()

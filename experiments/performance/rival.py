@@ -1,7 +1,7 @@
 """The same network trained by PyTorch: deterministic, eager, fused Adam. Prints the median step in seconds as JSON.
 
-usage: rival.py NETWORK BATCH STEPS THREADS            one process
-       rival.py NETWORK BATCH STEPS THREADS RANK SIZE PORT   one rank of DistributedDataParallel over gloo
+usage: rival.py NETWORK[@CLASSES] BATCH STEPS THREADS            one process
+       rival.py NETWORK[@CLASSES] BATCH STEPS THREADS RANK SIZE PORT   one rank of DistributedDataParallel over gloo
 """
 
 import gzip
@@ -86,7 +86,7 @@ class ResidualBlock(nn.Module):
         return self.body(x).add_(x if self.downsample is None else self.downsample(x)).relu_()
 
 
-def residual_network(name):
+def residual_network(name, classes):
     blocks, bottleneck = {"resnet18": ((2, 2, 2, 2), False), "resnet50": ((3, 4, 6, 3), True)}[name.split(":")[0]]
     small = name.endswith(":cifar")
     stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False) if small else nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64),
@@ -96,7 +96,6 @@ def residual_network(name):
         for block in range(count):
             layers.append(ResidualBlock(inputs, 64 << stage, 2 if stage and not block else 1, bottleneck))
             inputs = (64 << stage) * (4 if bottleneck else 1)
-    classes = 10 if small else 1000
     return nn.Sequential(*stem, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 
@@ -109,9 +108,9 @@ def examples(name):
     return torch.randn(count, 3, pixels, pixels), torch.arange(count) % 10
 
 
-def build(name):
+def build(name, classes):
     if name.startswith(("resnet18", "resnet50")):
-        return residual_network(name)
+        return residual_network(name, classes)
     if name == "lenet5":
         return LeNet5()
     if name == "resnet20":
@@ -130,10 +129,11 @@ def read(name, header):
 
 def main():
     name, batch, steps, threads = sys.argv[1], *map(int, sys.argv[2:5])
+    name, _, classes = name.partition("@")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     rank, size = 0, 1
-    network = build(name)
+    network = build(name, int(classes or 10))
     if len(sys.argv) > 5:
         rank, size = int(sys.argv[5]), int(sys.argv[6])
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[7])
@@ -160,4 +160,5 @@ def main():
         torch.distributed.destroy_process_group()
 
 
-main()
+if __name__ == "__main__":
+    main()
