@@ -78,6 +78,7 @@ bool RequestSet::writes() const {
 }
 
 StagingPool::Block StagingPool::take(std::size_t bytes) {
+  const std::lock_guard lock(mutex_);
   const auto fits = std::find_if(blocks_.begin(), blocks_.end(), [&](const Block& b) { return b.size() >= bytes; });
   if (fits == blocks_.end()) return Block(bytes);
   Block block = std::move(*fits);
@@ -87,6 +88,7 @@ StagingPool::Block StagingPool::take(std::size_t bytes) {
 
 void StagingPool::give_back(Block block) {
   constexpr std::size_t kKept = 16;
+  const std::lock_guard lock(mutex_);
   if (blocks_.size() < kKept && !block.empty()) blocks_.push_back(std::move(block));
 }
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -71,7 +72,8 @@ class Stream {
   std::uint64_t ahead_ = 0;
 };
 
-/// Memory for contributions of other ranks, kept between operations: fresh pages would cost more than the sums.
+/// Memory for contributions of other ranks, kept between operations: fresh pages would cost more than the sums. An
+/// operation gives back when the last of its owners drops it, on whatever thread: calls may come at the same time.
 class StagingPool {
  public:
   using Block = std::vector<std::byte>;
@@ -79,6 +81,7 @@ class StagingPool {
   void give_back(Block block);
 
  private:
+  std::mutex mutex_;
   std::vector<Block> blocks_;
 };
 
