@@ -5,14 +5,17 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdlib>
 
 #include "credence/base/errors.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
+#include "credence/communication/nccl_devices.h"
 #include "credence/estimators/activation_noise.h"
 #include "credence/estimators/reparameterized.h"
 #include "credence/estimators/score.h"
+#include "credence/kernels/cuda_identity.h"
 #include "credence/likelihoods/latent.h"
 #include "credence/networks/zoo.h"
 #include "credence/training/run_state.h"
@@ -50,19 +53,33 @@ torch::Device choose_device(const std::string& choice, const MpiSession& session
   return torch::Device(torch::kCUDA, static_cast<torch::DeviceIndex>(session.local_rank() % std::max(devices, 1)));
 }
 
-bool choose_nccl(const std::string& choice, torch::Device device, const MpiSession& session) {
+/// Of each rank, as NCCL tells devices apart. Collective.
+std::vector<RankDevice> devices_of_ranks(torch::Device device, Communicator& control) {
+  const std::string mine = device.is_cuda() ? kernels::cuda_identity(device.index()) : std::string();
+  std::vector<RankDevice> devices;
+  const auto hosts = control.gather_texts(host_name());
+  const auto identities = control.gather_texts(mine);
+  for (std::size_t rank = 0; rank < hosts.size(); ++rank) devices.push_back({hosts[rank], identities[rank]});
+  return devices;
+}
+
+/// Decides for all ranks alike.
+void choose_nccl(const std::string& choice, Communicator& control, Machine& machine) {
   const std::vector<std::string> known = {"auto", "mpi", "nccl"};
   if (std::find(known.begin(), known.end(), choice) == known.end()) refuse_unknown("backend", choice, known);
-  require(choice != "nccl" || device.is_cuda(), "--backend nccl needs --device cuda");
-  require(choice != "nccl" || nccl_available(), "--backend nccl: this build has no NCCL; see credence doctor");
-  if (choice == "mpi" || !device.is_cuda() || session.size() == 1) return false;
-  // NCCL refuses two ranks on one device.
-  const bool device_each = session.local_size() <= static_cast<int>(torch::cuda::device_count());
-  require(choice != "nccl" || device_each,
-          "--backend nccl needs a device for each of the {} ranks of this host; use "
-          "--backend mpi to share one",
-          session.local_size());
-  return nccl_available() && device_each;
+  const std::vector<RankDevice> devices = devices_of_ranks(machine.device, control);
+  const bool any_cuda =
+      std::any_of(devices.begin(), devices.end(), [](const RankDevice& device) { return !device.identity.empty(); });
+  require(choice != "nccl" || any_cuda, "--backend nccl needs --device cuda");
+  if (choice == "mpi" || !any_cuda) return;
+  const std::string obstacle = nccl_available() ? obstacle_to_nccl(devices) : "this build has no NCCL";
+  require(choice != "nccl" || obstacle.empty(),
+          "--backend nccl: {}; give each rank a CUDA device of its own in a build with NCCL (see credence doctor), or "
+          "use --backend mpi",
+          obstacle);
+  if (devices.size() == 1) return;
+  machine.nccl = obstacle.empty();
+  machine.instead_of_nccl = obstacle;
 }
 
 double timeout_of(const OptionValues& values) {
@@ -120,7 +137,7 @@ Machine choose_machine(const OptionValues& values, MpiSession& session, Communic
     require(threads >= 1 && threads <= 4096, "--loader-threads must be between 1 and 4096, not {}", threads);
     machine.loader_threads = static_cast<int>(threads);
   }
-  machine.nccl = choose_nccl(values.text("backend"), machine.device, session);
+  choose_nccl(values.text("backend"), control, machine);
   return machine;
 }
 
@@ -134,6 +151,10 @@ std::unique_ptr<Communicator> make_training_communicator(const OptionValues& val
                                                          MpiSession& session) {
   const ReductionOrder order = values.text("reduction") == "tree" ? ReductionOrder::tree : ReductionOrder::fast;
   if (session.size() == 1) return make_self_communicator();
+  if (!machine.instead_of_nccl.empty() && session.rank() == 0) {
+    log_warning("gradients are exchanged by MPI through host memory, much slower than NCCL: {}",
+                machine.instead_of_nccl);
+  }
   if (machine.nccl) {
     return make_nccl_communicator(
         session, {.order = order, .timeout_seconds = timeout_of(values), .device = machine.device.index()});
@@ -200,6 +221,8 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
     starts.push_back(make_network(other % kSeeds)->values());
   }
   TensorRules<Prior> priors = parse_priors(values.texts("prior"));
+  // The default is among the texts, and among the recorded values of an earlier start, which were accepted.
+  if (!values.given("prior") || origin.restored) priors.fallback_given = false;
   TensorRules<Family> families = parse_families(ensemble.families);
   add_kind_rules(values, model.network->layout(), families, priors);
   inform_priors(priors, families, {model.network->layout(), ensemble.members}, origin);
@@ -208,9 +231,9 @@ Model build_model(const OptionValues& values, const ExampleSpec& examples, const
                                   torch::cat(starts), values.number("initial-scale"), machine.threads, seed);
   model.network->bind(model.posterior->network_weights());
   if (origin.restored) return model;
-  start_at_priors(*model.network, *model.posterior);
+  model.given_scales = start_at_priors(*model.network, *model.posterior);
   if (const std::string init = values.text("init"); !init.empty()) {
-    start_at_file(init, *model.network, *model.posterior);
+    model.given_scales.merge(start_at_file(init, *model.network, *model.posterior));
   }
   warn_of_equal_members(*model.posterior);
   return model;
@@ -223,7 +246,22 @@ void choose_predictive(const std::optional<std::string>& given, Posterior& poste
   posterior.set_linearized(*given == known[0]);
 }
 
-OptimizerOptions optimizer_options(const OptionValues& values, const Objective& objective) {
+double learning_rate_scaling(const OptionValues& values) {
+  const Spec rule = parse_spec(values.text("lr-scaling"));
+  const std::vector<std::string> known = {"none", "linear", "sqrt"};
+  if (std::find(known.begin(), known.end(), rule.name) == known.end()) refuse_unknown("lr-scaling", rule.name, known);
+  if (rule.name == "none") {
+    require(rule.arguments.empty(), "--lr-scaling none takes no batch, not '{}'", rule.arguments);
+    return 1.0;
+  }
+  const std::int64_t base = parse_integer(rule.arguments, "--lr-scaling");
+  require(base >= 1, "--lr-scaling {}:BATCH needs the batch that --lr is for, at least 1, not '{}'", rule.name,
+          rule.arguments);
+  const double ratio = static_cast<double>(values.integer("batch")) / static_cast<double>(base);
+  return rule.name == "linear" ? ratio : std::sqrt(ratio);
+}
+
+OptimizerOptions optimizer_options(const OptionValues& values, const Objective& objective, const Model& model) {
   using enum kernels::Rule;
   const std::vector<std::string> known = {"adam", "sgd", "ivon", "lars"};
   constexpr kernels::Rule rules[] = {adam, sgd, ivon, lars};
@@ -238,8 +276,9 @@ OptimizerOptions optimizer_options(const OptionValues& values, const Objective& 
     require(values.number("scale-lr") == values.number("lr"),
             "--optimizer ivon has no learning rate of scales, they follow from its Hessian; leave --scale-lr out");
   }
-  options.learning_rate = in_range(values, "lr", 0.0, 1e30);
-  options.scale_learning_rate = in_range(values, "scale-lr", 0.0, 1e30);
+  const double scaling = learning_rate_scaling(values);
+  options.learning_rate = scaling * in_range(values, "lr", 0.0, 1e30);
+  options.scale_learning_rate = scaling * in_range(values, "scale-lr", 0.0, 1e30);
   options.beta1 = in_range(values, name == "adam" || name == "ivon" ? "beta1" : "momentum", 0.0, 0.999999999);
   options.beta2 = in_range(values, "beta2", 0.0, 0.999999999);
   options.epsilon = in_range(values, "epsilon", 0.0, 1.0);
@@ -248,6 +287,7 @@ OptimizerOptions optimizer_options(const OptionValues& values, const Objective& 
   if (const double clip = in_range(values, "clip-radius", 0.0, 1e30); clip > 0.0) options.clip_radius = clip;
   options.trust = in_range(values, "lars-trust", 0.0, 1e30);
   options.objective = objective;
+  options.given_scales = model.given_scales;
   return options;
 }
 
@@ -307,10 +347,7 @@ LoadedModel load_model(const std::string& path, const Machine& machine) {
 }
 
 DataOptions data_options(const OptionValues& values, const Machine& machine) {
-  return {.normalization = {},
-          .image_size = values.text("image-size"),
-          .max_bad_records = values.integer("max-bad-records"),
-          .threads = machine.loader_threads};
+  return {.normalization = {}, .image_size = values.text("image-size"), .threads = machine.loader_threads};
 }
 
 std::unique_ptr<DataSource> open_for(const LoadedModel& loaded, const std::string& spec, Split split) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -30,13 +31,14 @@ struct Machine {
   bool spare_core = false;  // beyond the threads of all ranks here
   torch::Device device = torch::kCPU;
   bool nccl = false;
+  std::string instead_of_nccl = {};  // why ranks with CUDA devices exchange over MPI unasked; empty: they don't
 };
 /// Collective over `control`. Sets LibTorch's and OpenMP's threads.
 Machine choose_machine(const OptionValues& values, MpiSession& session, Communicator& control);
 
 /// For agreement before and beside training: any number of ranks, host memory.
 std::unique_ptr<Communicator> make_control_communicator(const OptionValues& values, MpiSession& session);
-/// For gradients. `reduction`: tree | fast.
+/// For gradients. `reduction`: tree | fast. Rank 0 warns where CUDA devices exchange through host memory unasked.
 std::unique_ptr<Communicator> make_training_communicator(const OptionValues& values, const Machine& machine,
                                                          MpiSession& session);
 
@@ -48,13 +50,16 @@ struct Model {
   Likelihood likelihood;
   std::unique_ptr<Network> network;
   std::unique_ptr<Posterior> posterior;
+  std::set<int> given_scales = {};  // slots whose scales came from a prior or --init
 };
 /// From resolved options; the network is bound to the posterior's weights. A new run starts at --init, else at an
 /// informed prior, else at the network's own values.
 Model build_model(const OptionValues& values, const ExampleSpec& examples, const Machine& machine,
                   const ModelOrigin& origin);
 
-OptimizerOptions optimizer_options(const OptionValues& values, const Objective& objective);
+/// What --lr-scaling multiplies learning rates by.
+double learning_rate_scaling(const OptionValues& values);
+OptimizerOptions optimizer_options(const OptionValues& values, const Objective& objective, const Model& model);
 /// Whether each rank trains members of an ensemble of its own. It then reads all of every batch, which must cost
 /// little: images that are decoded are dealt to the ranks instead, and every rank works on all members.
 bool deals_members(const OptionValues& values, const Model& model, const DataSource& source, int ranks);

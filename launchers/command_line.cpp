@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "credence/base/errors.h"
+#include "credence/base/file_io.h"
 #include "credence/base/text.h"
 
 namespace credence {
@@ -16,6 +17,14 @@ namespace {
 namespace po = boost::program_options;
 
 using Texts = std::vector<std::string>;
+
+/// The command's own options and --config, which every command takes, before --help.
+std::vector<CommandOption> with_config(std::span<const CommandOption> extras) {
+  std::vector<CommandOption> all(extras.begin(), extras.end());
+  const auto help = std::find_if(all.begin(), all.end(), [](const CommandOption& o) { return o.name == "help"; });
+  all.insert(help, CommandOption{"config", "file with 'name = value' lines; the command line wins"});
+  return all;
+}
 
 po::options_description describe(std::span<const CommandOption> extras,
                                  std::span<const std::string_view> training_names) {
@@ -41,18 +50,58 @@ void refuse_repeats(const std::string& name, const Texts& values, bool repeated)
           values.size() > 1 ? values[1] : "");
 }
 
-void read_config(const std::string& file, std::span<const std::string_view> training_names, OptionValues& values) {
+/// The options of a command: by its own names, and which of training's.
+struct Known {
+  std::span<const CommandOption> extras;
+  std::span<const std::string_view> training_names;
+
+  const CommandOption* extra(const std::string& name) const {
+    const auto found =
+        std::find_if(extras.begin(), extras.end(), [&](const auto& option) { return option.name == name; });
+    return found == extras.end() ? nullptr : &*found;
+  }
+  bool training(const std::string& name) const {
+    return std::ranges::find(training_names, name) != training_names.end();
+  }
+  Texts names() const {
+    Texts all;
+    for (const CommandOption& option : extras) all.push_back(option.name);
+    for (const std::string_view name : training_names) all.emplace_back(name);
+    return all;
+  }
+};
+
+/// The values of a file by name. UserError names the line that this command cannot take.
+std::map<std::string, Texts> read_config(const std::string& file, const Known& known) {
   std::ifstream stream(file);
   std::ostringstream text;
   text << stream.rdbuf();
   require(stream.good(), "cannot read the configuration file {}", file);
-  const OptionValues from_file = from_ini(text.str(), file);
-  const bool has_length = values.given("epochs") || values.given("steps");  // two names for one thing
-  for (const auto& [name, list] : from_file.all()) {
-    require(std::find(training_names.begin(), training_names.end(), name) != training_names.end(),
-            "{}: this command takes no option {}", file, name);
-    if (has_length && (name == "epochs" || name == "steps")) continue;
-    if (!values.given(name)) values.set(name, list);
+  std::map<std::string, Texts> values;
+  for (const auto& [number, name, value] : read_ini(text.str(), file)) {
+    const CommandOption* extra = known.extra(name);
+    if (extra == nullptr && !known.training(name)) {
+      require(find_option(name) == nullptr, "{}, line {}: this command takes no option {}", file, number, name);
+      refuse_unknown(fmt::format("option in {}, line {}:", file, number), name, known.names());
+    }
+    require(extra == nullptr || !extra->flag || value == "true" || value == "false",
+            "{}, line {}: {} is true or false, not '{}'", file, number, name, value);
+    const bool repeated = extra != nullptr ? extra->positional : find_option(name)->repeated;
+    require(repeated || !values.contains(name), "{}, line {}: option {} is given twice", file, number, name);
+    values[name].push_back(value);
+  }
+  return values;
+}
+
+/// What the command line leaves open.
+void add_config(const std::string& file, const Known& known, CommandLine& line) {
+  const bool has_length = line.training.given("epochs") || line.training.given("steps");  // two names for one thing
+  for (const auto& [name, list] : read_config(file, known)) {
+    if (const CommandOption* extra = known.extra(name)) {
+      if (!line.has(name) && (!extra->flag || list.front() == "true")) line.extras[name] = extra->flag ? Texts{} : list;
+    } else if (!line.training.given(name) && !(has_length && (name == "epochs" || name == "steps"))) {
+      line.training.set(name, list);
+    }
   }
 }
 
@@ -72,6 +121,23 @@ int parse_draws(const CommandLine& line, const std::string& name, int fallback) 
   return static_cast<int>(draws);
 }
 
+void require_creatable(const std::string& option, const std::filesystem::path& file, Communicator& control) {
+  collectively(control, [&] {
+    if (control.rank() != 0) return;
+    std::error_code ignored;
+    if (std::filesystem::is_directory(file, ignored))
+      throw StorageError(fmt::format("--{} {} is a folder; name a file in it", option, file.string()));
+    if (file.has_parent_path() && !std::filesystem::is_directory(file.parent_path(), ignored))
+      throw StorageError(fmt::format("--{} {} cannot be created: there is no folder {}; create it first", option,
+                                     file.string(), file.parent_path().string()));
+    try {
+      const TemporaryFile probe(file);
+    } catch (const StorageError& error) {
+      throw StorageError(fmt::format("--{} {} cannot be created: {}", option, file.string(), error.what()));
+    }
+  });
+}
+
 std::vector<std::string_view> all_training_names() {
   std::vector<std::string_view> names;
   for (const OptionInfo& option : training_options()) names.push_back(option.name);
@@ -80,7 +146,8 @@ std::vector<std::string_view> all_training_names() {
 
 CommandLine parse_command_line(std::span<const std::string> arguments, std::span<const CommandOption> extras,
                                std::span<const std::string_view> training_names) {
-  const po::options_description description = describe(extras, training_names);
+  const std::vector<CommandOption> own = with_config(extras);
+  const po::options_description description = describe(own, training_names);
   po::positional_options_description positional;
   for (const CommandOption& option : extras) {
     if (option.positional) positional.add(option.name.c_str(), -1);
@@ -104,7 +171,7 @@ CommandLine parse_command_line(std::span<const std::string> arguments, std::span
   } catch (const po::error& error) {
     throw UserError(error.what());
   }
-  for (const CommandOption& option : extras) {
+  for (const CommandOption& option : own) {
     if (!map.contains(option.name)) continue;
     const Texts values = option.flag ? Texts{} : map[option.name].as<Texts>();
     refuse_repeats(option.name, values, option.positional);
@@ -118,7 +185,9 @@ CommandLine parse_command_line(std::span<const std::string> arguments, std::span
     line.training.set(name, values);
   }
   line.help = line.has("help");
-  if (const auto file = line.text("config")) read_config(*file, training_names, line.training);
+  if (line.help) return line;
+  if (const auto file = line.text("config")) add_config(*file, {extras, training_names}, line);
+  require_in_range(line.training);
   return line;
 }
 
@@ -128,7 +197,7 @@ std::string describe_options(std::span<const CommandOption> extras, std::span<co
     const std::string suffix = fallback.empty() ? "" : fmt::format(" (default {})", fallback);
     text += fmt::format("  --{:<18} {}{}\n", name, help, suffix);
   };
-  for (const CommandOption& option : extras) add(option.name, option.help, "");
+  for (const CommandOption& option : with_config(extras)) add(option.name, option.help, "");
   for (const std::string_view name : training_names) {
     const OptionInfo& info = *find_option(name);
     add(name, info.help, info.fallback);

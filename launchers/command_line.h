@@ -1,11 +1,13 @@
 #pragma once
 
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "credence/communication/communicator.h"
 #include "credence/training/options.h"
 
 namespace credence {
@@ -20,7 +22,8 @@ struct CommandOption {
 
 /// What a user typed after `credence COMMAND`.
 struct CommandLine {
-  OptionValues training;                                   // given on the command line or in --config FILE
+  // Given on the command line or in --config FILE, which every command takes; numbers are within bounds.
+  OptionValues training;
   std::map<std::string, std::vector<std::string>> extras;  // the command's own options
   bool help = false;
 
@@ -38,6 +41,10 @@ std::string describe_options(std::span<const CommandOption> extras, std::span<co
 
 /// How many posterior draws an option of the command asks for. UserError outside 1 to 1,000,000.
 int parse_draws(const CommandLine& line, const std::string& name, int fallback);
+
+/// That the file of --`option` can be created, before the work that fills it; what is there already stays. StorageError
+/// otherwise. Collective.
+void require_creatable(const std::string& option, const std::filesystem::path& file, Communicator& control);
 
 /// Names of all training options.
 std::vector<std::string_view> all_training_names();

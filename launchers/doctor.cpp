@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <filesystem>
@@ -28,6 +29,8 @@ struct Finding {
   bool good = true;
   std::string detail;
 };
+
+constexpr const char* kTimed = "all-reduce";  // its detail is a time, which differs between ranks
 
 /// The SIMD kernels against the plain ones on one draw and one update: equal bits.
 Finding check_kernels(int threads) {
@@ -78,7 +81,7 @@ Finding check_collective(Communicator& control) {
   const double expected = 0.5 * control.size() * (control.size() + 1);
   const bool good = values.front() == expected && values.back() == expected;
   return {
-      "all-reduce", good,
+      kTimed, good,
       fmt::format("over {} rank{}, {:.2f} ms", control.size(), control.size() == 1 ? "" : "s", 1e3 * watch.seconds())};
 }
 
@@ -95,6 +98,34 @@ std::string hdf5_version() {
   unsigned release = 0;
   H5get_libversion(&major, &minor, &release);
   return fmt::format("{}.{}.{}", major, minor, release);
+}
+
+/// Rank 0's findings by subject, each with those of the ranks where it is another. Collective.
+nlohmann::json report_of(const std::vector<Finding>& findings, Communicator& control) {
+  nlohmann::json mine;
+  for (const Finding& finding : findings) mine[finding.subject] = {{"good", finding.good}, {"detail", finding.detail}};
+  const std::vector<std::string> all = control.gather_texts(mine.dump());
+  nlohmann::json report = nlohmann::json::parse(all[0]);
+  for (std::size_t rank = 1; rank < all.size(); ++rank) {
+    const nlohmann::json theirs = nlohmann::json::parse(all[rank]);
+    for (auto& [subject, finding] : report.items()) {
+      const nlohmann::json& other = theirs.at(subject);
+      const bool same = other["good"] == finding["good"] && (subject == kTimed || other["detail"] == finding["detail"]);
+      if (!same) finding["ranks"][std::to_string(rank)] = other;
+    }
+  }
+  return report;
+}
+
+void print(const std::vector<Finding>& findings, const nlohmann::json& report) {
+  for (const Finding& finding : findings) {
+    fmt::print("{:<11} {:<4} {}\n", finding.subject, finding.good ? "ok" : "BAD", finding.detail);
+    const nlohmann::json others = report[finding.subject].value("ranks", nlohmann::json::object());
+    for (const auto& [rank, other] : others.items()) {
+      fmt::print("{:<11} {:<4} on rank {}: {}\n", "", other["good"].get<bool>() ? "ok" : "BAD", rank,
+                 other["detail"].get<std::string>());
+    }
+  }
 }
 
 }  // namespace
@@ -122,16 +153,10 @@ int run_doctor(const CommandContext& context) {
   findings.push_back(check_collective(*control));
   findings.push_back(check_directory());
 
-  nlohmann::json report;
-  bool good = true;
-  for (const Finding& finding : findings) {
-    good = good && finding.good;
-    report[finding.subject] = {{"good", finding.good}, {"detail", finding.detail}};
-    if (!line.has("json") && context.session.rank() == 0) {
-      fmt::print("{:<11} {:<4} {}\n", finding.subject, finding.good ? "ok" : "BAD", finding.detail);
-    }
-  }
+  const nlohmann::json report = report_of(findings, *control);
   if (line.has("json")) print_json(context.session, report);
+  if (!line.has("json") && context.session.rank() == 0) print(findings, report);
+  const bool good = std::all_of(findings.begin(), findings.end(), [](const Finding& finding) { return finding.good; });
   return static_cast<int>(control->any(!good) ? ExitCode::internal : ExitCode::done);
 }
 

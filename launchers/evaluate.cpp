@@ -1,12 +1,15 @@
 #include "credence/prediction/evaluate.h"
 
+#include <algorithm>
 #include <map>
 
 #include "assembly.h"
 #include "command_line.h"
 #include "commands.h"
+#include "credence/base/context.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
+#include "credence/data/bad_records.h"
 #include "credence/data/corruption.h"
 #include "credence/data/open.h"
 #include "credence/posteriors/sparsity.h"
@@ -125,16 +128,23 @@ nlohmann::json evaluate_pruned(EvaluationParts parts, const EvaluationOptions& o
   return pruned;
 }
 
+struct CorruptedEvaluation {
+  const EvaluationParts& parts;
+  const EvaluationOptions& options;
+  int threads;  // that corrupt images
+};
+
 /// The metrics of `parts.source` under each corruption, and their means over all of them. Collective.
-void add_corrupted(const std::vector<Corruption>& corruptions, const EvaluationParts& parts,
-                   const EvaluationOptions& options, nlohmann::json& metrics) {
+void add_corrupted(const std::vector<Corruption>& corruptions, const CorruptedEvaluation& evaluation,
+                   nlohmann::json& metrics) {
+  const EvaluationParts& parts = evaluation.parts;
   nlohmann::json& list = metrics["corrupted"] = nlohmann::json::array();
   std::map<std::string, double> sums;
   for (const Corruption& corruption : corruptions) {
-    const std::unique_ptr<DataSource> source = corrupted(parts.source, corruption);
+    const std::unique_ptr<DataSource> source = corrupted(parts.source, corruption, evaluation.threads);
     nlohmann::json entry = to_json(evaluate(
         {parts.network, parts.posterior, parts.likelihood, *source, parts.communicator, nullptr, nullptr, parts.norms},
-        options));
+        evaluation.options));
     entry["corruption"] = name_of(corruption.kind);
     entry["severity"] = corruption.severity;
     for (const auto& [name, value] : entry.items()) {
@@ -183,29 +193,45 @@ int run_evaluate(const CommandContext& context) {
   if (const auto spec = line.text("corrupt")) corruptions = parse_corruptions(*spec);
 
   const auto control = make_control_communicator(line.training, session);
+  const auto predictions = line.text("predictions");
+  if (predictions) require_creatable("predictions", *predictions, *control);
   const Machine machine = choose_machine(line.training, session, *control);
+  // Nothing else needs the rank's threads while data are read.
+  const int reading_threads = line.training.given("loader-threads") ? machine.loader_threads : machine.threads;
   std::unique_ptr<LoadedModel> loaded;
   std::unique_ptr<DataSource> source;
   std::unique_ptr<DataSource> ood;
   std::unique_ptr<DataSource> training;
+  set_phase("reading of checkpoint and data");
+  std::string recorded;
   collectively(*control, [&] {
     loaded = std::make_unique<LoadedModel>(load_model(*path, machine));
-    const std::string recorded = loaded->values.text("data");
+    loaded->reading.threads = reading_threads;
+    recorded = loaded->values.text("data");
     const std::string spec = line.training.given("data") ? line.training.text("data") : recorded;
-    if (line.training.given("max-bad-records")) {
-      loaded->reading.max_bad_records = line.training.integer("max-bad-records");
-    }
     source = open_for(*loaded, spec, split);
     require_same_targets(source->spec(), loaded->examples, spec);
     if (const auto other = line.text("ood")) ood = open_for(*loaded, *other, Split::test);
-    if (line.has("elbo") || wants_refresh(line)) {
-      training = open_for(*loaded, recorded, Split::train);
-      require(training->digest() == std::get<std::string>(loaded->checkpoint.attributes().at("dataset_digest")),
-              "--{} needs the training data, and {} has other content than when the run was trained",
-              line.has("elbo") ? "elbo" : "norm-statistics refresh", recorded);
-    }
+    if (line.has("elbo") || wants_refresh(line)) training = open_for(*loaded, recorded, Split::train);
+  });
+  const OptionValues& given = line.training.given("max-bad-records") ? line.training : loaded->values;
+  const auto leave_out = [&](const std::unique_ptr<DataSource>& data) {
+    if (data == nullptr) return std::int64_t{0};
+    return leave_out_bad_records(*data, given.integer("max-bad-records"),
+                                 std::max(machine.threads, machine.loader_threads), *control);
+  };
+  const std::int64_t bad_records = leave_out(source);
+  leave_out(ood);
+  leave_out(training);
+  collectively(*control, [&] {
+    require(
+        !training || training->digest() == std::get<std::string>(loaded->checkpoint.attributes().at("dataset_digest")),
+        "--{} needs the training data, and {} has other content than when the run was trained, or others of its "
+        "images are left out (--max-bad-records)",
+        line.has("elbo") ? "elbo" : "norm-statistics refresh", recorded);
   });
 
+  set_phase("evaluation");
   Model& model = loaded->model;
   if (is_generative(model.likelihood) && !line.text("samples")) samples = 500;  // Burda et al. 2016 use 5000
   choose_predictive(line.text("predictive"), *model.posterior);
@@ -225,33 +251,35 @@ int run_evaluate(const CommandContext& context) {
                               refresh ? &refresh->statistics : nullptr};
   EvaluationOptions options{.samples = samples,
                             .seed = static_cast<std::uint64_t>(loaded->values.integer("seed")),
-                            .keep_probabilities = line.has("predictions"),
+                            .keep_probabilities = predictions.has_value(),
+                            .surface = predictions.has_value(),
                             .checks = {}};
   if (const auto names = line.text("check")) {
     options.checks = parse_statistics(*names, is_classification(model.likelihood));
   }
   const Evaluation evaluation = evaluate(parts, options);
-  if (const auto file = line.text("predictions")) {
-    collectively(*control, [&] {
-      if (session.rank() == 0) write_predictions(*file, evaluation, *source);
-    });
-  }
   nlohmann::json metrics = to_json(evaluation);
   metrics["checkpoint"] = loaded->checkpoint.file().string();
   if (refresh) metrics["norm_statistics"] = "refresh";
   metrics["draws"] = model.posterior->linearized() ? "linearized" : "sampled";
+  options.keep_probabilities = options.surface = false;
   if (!measure_sparsity(*model.posterior).tensors.empty()) metrics["pruned"] = evaluate_pruned(parts, options);
   if (!corruptions.empty()) {
-    EvaluationOptions plain = options;
-    plain.keep_probabilities = false;
-    plain.checks.clear();
-    add_corrupted(corruptions, parts, plain, metrics);
+    options.checks.clear();
+    add_corrupted(corruptions, {parts, options, reading_threads}, metrics);
   }
+  metrics["bad_records"] = bad_records;
   metrics["step"] = loaded->checkpoint.integer("step");
   if (line.has("json")) {
     print_json(session, metrics);
   } else if (session.rank() == 0) {
     print_metrics(metrics);
+  }
+  // After the metrics, which must not be lost to a file that cannot be written.
+  if (predictions) {
+    collectively(*control, [&] {
+      if (session.rank() == 0) work_aside(*control, [&] { write_predictions(*predictions, evaluation, *source); });
+    });
   }
   return 0;
 }

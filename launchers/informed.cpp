@@ -12,6 +12,8 @@
 #include "credence/base/errors.h"
 #include "credence/base/log.h"
 #include "credence/priors/rules.h"
+#include "earlier_posterior.h"
+#include "listed.h"
 #include "tensor_file.h"
 
 namespace credence {
@@ -34,6 +36,24 @@ torch::Tensor array_of(const Checkpoint& checkpoint, const std::string& name, at
 
 constexpr std::string_view kSkip = ",skip=";
 
+/// "FILE[,skip=REGEX]".
+struct ChosenFile {
+  std::string path;
+  std::function<bool(const std::string&)> skipped;  // by a tensor's name
+};
+
+ChosenFile choose_file(const std::string& text) {
+  const auto option = text.find(kSkip);
+  if (option == std::string::npos) return {text, [](const std::string&) { return false; }};
+  const std::string expression = text.substr(option + kSkip.size());
+  return {text.substr(0, option), [empty = expression.empty(), rule = compile_rule(expression)](
+                                      const std::string& name) { return !empty && std::regex_search(name, rule); }};
+}
+
+std::string shape_text(at::IntArrayRef shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
 using Informed = std::map<std::string, InformedTensor>;
 
 /// Where each kind of prior finds the tensors of a slot.
@@ -41,6 +61,7 @@ struct Origin {
   std::string spec;
   double inflate = 1.0;
   std::function<InformedTensor(const Slot&)> tensor_of;  // mean undefined: the file has none that fits
+  std::shared_ptr<TensorFile> file = {};                 // null: the run's own checkpoint
 };
 
 Origin origin_in_run(const std::string& spec, double inflate, const Checkpoint* own) {
@@ -57,12 +78,19 @@ Origin origin_in_run(const std::string& spec, double inflate, const Checkpoint* 
 
 Origin origin_in_checkpoint(const CheckpointPrior& prior, const std::string& spec) {
   const std::shared_ptr<TensorFile> file = open_checkpoint_tensors(prior.file);
-  return {spec, prior.inflate, [file](const Slot& slot) {
-            InformedTensor tensor{
-                fitting(file->mean(slot.name), slot.shape), fitting(file->scale(slot.name), slot.shape), {}};
-            if (!tensor.scale.defined()) tensor.mean = torch::Tensor();
-            return tensor;
-          }};
+  return {spec, prior.inflate,
+          [file, spec, warned = false](const Slot& slot) mutable {
+            const Marginals marginals = marginals_in(*file->checkpoint(), slot.name, slot.shape);
+            if (!marginals.left_out.empty() && !warned) {
+              log_warning(
+                  "--prior {}: that posterior is {}, and the prior takes each weight by itself: its correlations "
+                  "are dropped",
+                  spec, marginals.left_out);
+              warned = true;
+            }
+            return InformedTensor{marginals.mean, marginals.scale, {}};
+          },
+          file};
 }
 
 /// delta |w|, or the same of a smallest |w| that goes with the tensor.
@@ -73,13 +101,17 @@ torch::Tensor first_scale(const torch::Tensor& weights, double delta) {
 }
 
 Origin origin_in_weights(const WeightsPrior& prior, const std::string& spec) {
-  const std::shared_ptr<TensorFile> file = open_state_dict_tensors(prior.file);
-  return {spec, 1.0, [file, prior](const Slot& slot) {
+  const ChosenFile chosen = choose_file(prior.file);
+  const std::shared_ptr<TensorFile> file = open_state_dict_tensors(chosen.path);
+  return {spec, 1.0,
+          [file, prior, skipped = chosen.skipped](const Slot& slot) {
+            if (skipped(slot.name)) return InformedTensor{};
             const torch::Tensor mean = fitting(file->mean(slot.name), slot.shape);
             if (!mean.defined()) return InformedTensor{};
             return InformedTensor{mean, torch::full_like(mean, prior.scale),
                                   prior.delta > 0.0 ? first_scale(mean, prior.delta) : torch::Tensor()};
-          }};
+          },
+          file};
 }
 
 bool needs_file(const Prior& prior) {
@@ -101,69 +133,88 @@ void set_scale(Posterior& posterior, int slot, const torch::Tensor& scale) {
   posterior.view(raw, slot).copy_(torch::log(torch::expm1(scale.to(torch::kFloat64))));
 }
 
+/// A prior's file has no tensor for a slot that the prior is for.
+[[noreturn]] void refuse_slot(const Origin& origin, const Slot& slot) {
+  const torch::Tensor stored = origin.file ? origin.file->mean(slot.name) : torch::Tensor();
+  const std::string shape = shape_text(slot.shape);
+  const std::string finding =
+      stored.defined() && stored.sizes() != slot.shape
+          ? fmt::format("{} is {} in that file and {} in the network", slot.name, shape_text(stored.sizes()), shape)
+          : fmt::format("that file has no distribution over {} {}", slot.name, shape);
+  throw DataError(fmt::format("--prior {}: {}; give such tensors a prior of their own, as in --prior '{}=normal:1'",
+                              origin.spec, finding, slot.name));
+}
+
+/// Names in the file that neither a tensor nor a buffer of the network has.
+std::vector<std::string> extra_names(const TensorFile& file, const Network& network,
+                                     const std::function<bool(const std::string&)>& skipped) {
+  std::set<std::string> known;
+  for (const Slot& slot : network.layout().slots) known.insert(slot.name);
+  for (const auto& [name, buffer] : network.float_buffers()) known.insert(name);
+  std::vector<std::string> extra;
+  for (const std::string& name : file.names()) {
+    if (!known.contains(name) && !skipped(name)) extra.push_back(name);
+  }
+  return extra;
+}
+
 /// Scales and shifts that no informed prior is for, and running statistics: without them the weights of a network with
-/// norm layers would not be what they were.
+/// norm layers would not be what they were. A state dict is to hold nothing that the network does not have.
 void start_norms_at(const std::string& source, Network& network, Posterior& posterior) {
   const Prior prior = parse_prior(source);
   const auto* const checkpoint = std::get_if<CheckpointPrior>(&prior);
-  const auto file = open_tensor_file(checkpoint != nullptr ? checkpoint->file : std::get<WeightsPrior>(prior).file);
+  const auto [path, skipped] = checkpoint != nullptr ? ChosenFile{checkpoint->file, [](const auto&) { return false; }}
+                                                     : choose_file(std::get<WeightsPrior>(prior).file);
+  const auto file = open_tensor_file(path);
+  if (const auto extra = extra_names(*file, network, skipped); checkpoint == nullptr && !extra.empty()) {
+    throw DataError(
+        fmt::format("--prior {}: the network has no {}; 'weights:FILE,skip=REGEX' leaves out tensors whose names match",
+                    source, listed(extra)));
+  }
   const PosteriorPlan& plan = posterior.plan();
   const auto& slots = network.layout().slots;
   for (int slot = 0; slot < plan.network_slots; ++slot) {
     const auto index = static_cast<std::size_t>(slot);
     const Slot& place = slots[index % slots.size()];
-    if (!place.is_norm || std::holds_alternative<InformedPrior>(plan.priors[index])) continue;
+    if (!place.is_norm || skipped(place.name) || std::holds_alternative<InformedPrior>(plan.priors[index])) continue;
     const torch::Tensor mean = fitting(file->mean(place.name), place.shape);
     if (mean.defined()) posterior.view(posterior.mean(), slot).copy_(mean);
   }
   for (const auto& [name, buffer] : network.float_buffers()) {
     torch::Tensor target = buffer;
-    const torch::Tensor stored = fitting(file->buffer(name), buffer.sizes());
+    const torch::Tensor stored = skipped(name) ? torch::Tensor() : fitting(file->buffer(name), buffer.sizes());
     if (stored.defined()) target.copy_(stored);
   }
-}
-
-/// The first few, and how many there are.
-std::string listed(const std::vector<std::string>& names) {
-  constexpr std::size_t kMostNamed = 4;
-  const std::vector<std::string> first(names.begin(),
-                                       names.begin() + static_cast<std::ptrdiff_t>(std::min(names.size(), kMostNamed)));
-  const std::string text = fmt::format("{}", fmt::join(first, ", "));
-  return names.size() > kMostNamed ? fmt::format("{} and {} more", text, names.size() - kMostNamed) : text;
 }
 
 /// Every tensor of the network but the likelihood's is in the file, in its shape, and the file holds no others.
 void require_fit(const TensorFile& file, const Network& network,
                  const std::function<bool(const std::string&)>& skipped) {
   std::vector<std::string> missing, misshapen;
-  std::set<std::string> known;
   const auto check = [&](const std::string& name, at::IntArrayRef shape, const torch::Tensor& stored, bool needed) {
-    known.insert(name);
-    if (skipped(name)) return;
     if (!stored.defined()) {
       if (needed) missing.push_back(name);
     } else if (stored.sizes() != shape) {
-      misshapen.push_back(fmt::format("{} is [{}] and the network's [{}]", name, fmt::join(stored.sizes(), ", "),
-                                      fmt::join(shape, ", ")));
+      misshapen.push_back(
+          fmt::format("{} is {} and the network's {}", name, shape_text(stored.sizes()), shape_text(shape)));
     }
   };
-  for (const Slot& slot : network.layout().slots)
-    check(slot.name, slot.shape, file.mean(slot.name), !slot.is_likelihood);
-  for (const auto& [name, buffer] : network.float_buffers()) check(name, buffer.sizes(), file.buffer(name), true);
-  std::vector<std::string> extra;
-  for (const std::string& name : file.names()) {
-    if (!known.contains(name) && !skipped(name)) extra.push_back(name);
+  for (const Slot& slot : network.layout().slots) {
+    if (!skipped(slot.name)) check(slot.name, slot.shape, file.mean(slot.name), !slot.is_likelihood);
   }
+  for (const auto& [name, buffer] : network.float_buffers()) {
+    if (!skipped(name)) check(name, buffer.sizes(), file.buffer(name), true);
+  }
+  const std::vector<std::string> extra = extra_names(file, network, skipped);
   if (missing.empty() && misshapen.empty() && extra.empty()) return;
   std::vector<std::string> findings;
   if (!misshapen.empty()) findings.push_back("other shapes: " + listed(misshapen));
   if (!missing.empty()) findings.push_back("it has no " + listed(missing));
   if (!extra.empty()) findings.push_back("the network has no " + listed(extra));
-  require(
-      false,
+  throw DataError(fmt::format(
       "--init {}: the file does not fit the network ({}); --init 'FILE,skip=REGEX' leaves tensors whose names match "
       "as they are, such as skip=^fc for another number of classes",
-      file.file().string(), fmt::join(findings, "; "));
+      file.file().string(), fmt::join(findings, "; ")));
 }
 
 }  // namespace
@@ -184,10 +235,7 @@ void inform_priors(TensorRules<Prior>& rules, const TensorRules<Family>& familie
       const Prior* const rule = rules.exception_for(slot.name);
       if ((rule != nullptr ? rule : &rules.fallback) != prior || is_left_out(rule, slot)) continue;
       const InformedTensor tensor = origin.tensor_of(slot);
-      require(tensor.mean.defined(),
-              "--prior {}: that file has no distribution over {} [{}]; give such tensors a prior of their own, as in "
-              "--prior '{}=normal:1'",
-              origin.spec, slot.name, fmt::join(slot.shape, ", "), slot.name);
+      if (!tensor.mean.defined()) refuse_slot(origin, slot);
       tensors->emplace(slot.name, tensor);
       for (int member = 0; member < weights.members; ++member) {
         tensors->emplace(fmt::format("member-{}.{}", member, slot.name), tensor);
@@ -197,7 +245,8 @@ void inform_priors(TensorRules<Prior>& rules, const TensorRules<Family>& familie
   }
 }
 
-void start_at_priors(Network& network, Posterior& posterior) {
+std::set<int> start_at_priors(Network& network, Posterior& posterior) {
+  std::set<int> given_scales;
   const torch::NoGradGuard no_grad;
   const PosteriorPlan& plan = posterior.plan();
   std::set<std::string> sources;
@@ -208,24 +257,23 @@ void start_at_priors(Network& network, Posterior& posterior) {
     sources.insert(prior->source);
     const InformedTensor& tensor = prior->tensors->at(plan.layout.slots[index].name);
     posterior.view(posterior.mean(), slot).copy_(tensor.mean);
-    if (plan.segments[index].gaussian) set_scale(posterior, slot, tensor.start.defined() ? tensor.start : tensor.scale);
+    if (!plan.segments[index].gaussian) continue;
+    set_scale(posterior, slot, tensor.start.defined() ? tensor.start : tensor.scale);
+    given_scales.insert(slot);
   }
   for (const std::string& source : sources) start_norms_at(source, network, posterior);
   posterior.set_drawn(std::nullopt);
+  return given_scales;
 }
 
-void start_at_file(const std::string& spec, Network& network, Posterior& posterior) {
+std::set<int> start_at_file(const std::string& spec, Network& network, Posterior& posterior) {
   const torch::NoGradGuard no_grad;
-  const auto option = spec.find(kSkip);
-  const std::string path = spec.substr(0, option);
-  const std::string expression = option == std::string::npos ? "" : spec.substr(option + kSkip.size());
-  const auto skipped = [&, rule = compile_rule(expression)](const std::string& name) {
-    return !expression.empty() && std::regex_search(name, rule);
-  };
+  const auto [path, skipped] = choose_file(spec);
   const std::unique_ptr<TensorFile> file = open_tensor_file(path);
   require_fit(*file, network, skipped);
   const PosteriorPlan& plan = posterior.plan();
   const auto& slots = network.layout().slots;
+  std::set<int> given_scales;
   for (int slot = 0; slot < plan.network_slots; ++slot) {
     const auto index = static_cast<std::size_t>(slot);
     const std::string& name = slots[index % slots.size()].name;
@@ -233,14 +281,20 @@ void start_at_file(const std::string& spec, Network& network, Posterior& posteri
     if (!mean.defined()) continue;  // of the likelihood
     posterior.view(posterior.mean(), slot).copy_(mean);
     const torch::Tensor scale = fitting(file->scale(name), mean.sizes());
-    if (plan.segments[index].gaussian && scale.defined()) set_scale(posterior, slot, scale);
+    if (!plan.segments[index].gaussian || !scale.defined()) continue;
+    set_scale(posterior, slot, scale);
+    given_scales.insert(slot);
   }
   for (const auto& [name, buffer] : network.float_buffers()) {
     torch::Tensor target = buffer;
     if (!skipped(name)) target.copy_(file->buffer(name));
   }
   log_info("init       {}", spec);
+  const std::vector<std::string> left_out = copy_further_arrays(*file, posterior, skipped);
+  if (!left_out.empty())
+    log_info("init       without {}: no further array of this run has that name and shape", listed(left_out));
   posterior.set_drawn(std::nullopt);
+  return given_scales;
 }
 
 }  // namespace credence

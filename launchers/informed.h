@@ -1,5 +1,6 @@
 #pragma once
 
+#include <set>
 #include <string>
 
 #include "credence/checkpoint/checkpoint.h"
@@ -23,18 +24,20 @@ struct Weights {
   int members = 1;  // of an ensemble
 };
 
-/// Puts the tensors behind checkpoint:FILE and weights:FILE into the rules; a new run reads the files. UserError where
+/// Puts the tensors behind checkpoint:FILE and weights:FILE into the rules; a new run reads the files. DataError where
 /// a tensor that such a prior is for is missing or has another shape.
 void inform_priors(TensorRules<Prior>& rules, const TensorRules<Family>& families, const Weights& weights,
                    const ModelOrigin& origin);
 
 /// Means and, where both have them, scales of the tensors that have an informed prior, not inflated: inference goes on
-/// from where it ended. Norm layers and their running statistics begin as in the same files.
-void start_at_priors(Network& network, Posterior& posterior);
+/// from where it ended. Norm layers and their running statistics begin as in the same files. Returns the slots whose
+/// scales it set. DataError names tensors of a state dict that the network does not have.
+std::set<int> start_at_priors(Network& network, Posterior& posterior);
 
-/// "FILE[,skip=REGEX]": means, scales and buffers from a checkpoint or a run directory, or means (and NAME.scale) and
-/// buffers from a state dict. UserError names tensors that one side lacks or that have other shapes, unless their names
+/// "FILE[,skip=REGEX]": means, scales, further arrays of the same posterior and prior, and buffers from a checkpoint or
+/// a run directory, or means (and NAME.scale) and buffers from a state dict. Returns the slots whose scales it set.
+/// DataError names tensors that one side lacks or that have other shapes, unless their names
 /// match REGEX: those stay as they are.
-void start_at_file(const std::string& spec, Network& network, Posterior& posterior);
+std::set<int> start_at_file(const std::string& spec, Network& network, Posterior& posterior);
 
 }  // namespace credence

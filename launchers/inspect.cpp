@@ -6,6 +6,7 @@
 #include "command_line.h"
 #include "commands.h"
 #include "credence/base/log.h"
+#include "credence/checkpoint/search.h"
 
 namespace credence {
 namespace {
@@ -13,7 +14,8 @@ namespace {
 const std::vector<CommandOption>& inspect_extras() {
   static const std::vector<CommandOption> extras = {
       {"file", "checkpoint, or run directory (its newest)", false, true},
-      {"verify", "re-compute every checksum and say what is damaged", true},
+      {"verify", "re-compute every checksum, of a run directory those of all its checkpoints, and say what is damaged",
+       true},
       {"json", "everything as one JSON object", true},
       {"help", "this text", true}};
   return extras;
@@ -69,6 +71,18 @@ void print_points(const nlohmann::json& posterior) {
   }
 }
 
+/// The standard deviation of the prior, or of a learned one what q says of it; "-" where the prior has none.
+std::string prior_scale(const nlohmann::json& tensor) {
+  if (tensor.contains("prior_scale_mean")) {
+    return fmt::format("{:.3g} +- {:.2g}", tensor["prior_scale_mean"].get<double>(),
+                       tensor["prior_scale_deviation"].get<double>());
+  }
+  const auto scale = tensor.find("prior_scale");
+  return scale == tensor.end() || !scale->is_number() || std::isinf(scale->get<double>())
+             ? "-"
+             : fmt::format("{:.4g}", scale->get<double>());
+}
+
 void print(const Checkpoint& checkpoint, const nlohmann::json& description) {
   fmt::print("{}\n", checkpoint.file().string());
   for (const auto& [name, value] : description["attributes"].items()) {
@@ -82,21 +96,52 @@ void print(const Checkpoint& checkpoint, const nlohmann::json& description) {
     fmt::print("  {}\n", config.substr(begin, end - begin));
     begin = end + 1;
   }
-  fmt::print("\nposterior\n  {:<28} {:>18}  {:<9} {:>12} {:>14} {:>9}\n", "tensor", "shape", "family", "prior scale",
-             "KL (nats)", "pruned");
+  fmt::print("\nposterior\n  {:<28} {:>18}  {:<9} {:<16} {:>18} {:>14} {:>9}\n", "tensor", "shape", "family", "prior",
+             "prior scale", "KL (nats)", "pruned");
   for (const auto& [name, tensor] : description["posterior"].items()) {
     const auto number = [&](const char* key) {
       return tensor.contains(key) && tensor[key].is_number() ? tensor[key].get<double>() : std::nan("");
     };
-    fmt::print("  {:<28} {:>18}  {:<9} {:>12.4g} {:>14} {:>9}\n", name,
+    fmt::print("  {:<28} {:>18}  {:<9} {:<16} {:>18} {:>14} {:>9}\n", name,
                fmt::format("{}", fmt::join(tensor["shape"].get<std::vector<std::int64_t>>(), " x ")),
-               tensor.value("family", "?"), number("prior_scale"),
+               tensor.value("family", "?"), tensor.value("prior", "?"), prior_scale(tensor),
                std::isnan(number("kl")) ? "-" : fmt::format("{:.2f}", number("kl")), pruned_share(tensor));
   }
   print_points(description["posterior"]);
   std::int64_t other = 0;
   for (const ArrayView& array : checkpoint.arrays()) other += array.name.starts_with("posterior/") ? 0 : 1;
   fmt::print("\n{} arrays of optimizer, buffers and history; --json lists them\n", other);
+}
+
+/// Every checkpoint of a directory, or one file.
+void verify(const CommandContext& context, const CommandLine& line, const std::filesystem::path& given) {
+  const bool whole_run = std::filesystem::is_directory(given);
+  std::vector<std::filesystem::path> files;
+  if (whole_run) {
+    for (const auto& found : checkpoints::list_checkpoints(given)) files.push_back(found.file);
+    if (files.empty()) throw DataError(fmt::format("{} holds no checkpoint", given.string()));
+  } else {
+    files.push_back(given);
+  }
+  std::vector<std::string> damaged;
+  nlohmann::json reports = nlohmann::json::array();
+  for (const std::filesystem::path& file : files) {
+    const auto findings = verify_checkpoint(file);
+    for (const std::string& finding : findings) log_error("{}", finding);
+    if (!findings.empty()) damaged.push_back(findings.front());
+    reports.push_back({{"file", file.string()}, {"sound", findings.empty()}, {"findings", findings}});
+    if (line.has("json")) continue;
+    fmt::print("{}: {}\n", file.string(), findings.empty() ? "sound, every checksum agrees" : "damaged");
+  }
+  if (line.has("json")) {
+    print_json(context.session,
+               whole_run ? nlohmann::json{{"directory", given.string()}, {"sound", damaged.empty()}, {"files", reports}}
+                         : reports.front());
+  }
+  if (damaged.empty()) return;
+  throw DataError(whole_run ? fmt::format("{} of {} checkpoints in {} damaged: {}", damaged.size(), files.size(),
+                                          given.string(), damaged.front())
+                            : fmt::format("{} is damaged: {}", given.string(), damaged.front()));
 }
 
 }  // namespace
@@ -111,13 +156,8 @@ int run_inspect(const CommandContext& context) {
   require(given.has_value(), "inspect needs a checkpoint or a run directory: credence inspect FILE");
   if (context.session.rank() != 0) return 0;
 
-  if (line.has("verify") && !std::filesystem::is_directory(*given)) {
-    const auto findings = verify_checkpoint(*given);
-    for (const std::string& finding : findings) log_error("{}", finding);
-    if (line.has("json"))
-      print_json(context.session, {{"file", *given}, {"sound", findings.empty()}, {"findings", findings}});
-    if (!findings.empty()) throw DataError(fmt::format("{} is damaged: {}", *given, findings.front()));
-    if (!line.has("json")) fmt::print("{}: sound, every checksum agrees\n", *given);
+  if (line.has("verify")) {
+    verify(context, line, *given);
     return 0;
   }
   std::unique_ptr<Checkpoint> checkpoint;

@@ -2,12 +2,15 @@
 #include <fmt/ranges.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "commands.h"
+#include "credence/base/context.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
 #include "credence/checkpoint/run_directory.h"
@@ -57,24 +60,39 @@ int run(MpiSession& session, const std::vector<std::string>& arguments) {
     for (const auto& [known_name, unused] : commands()) known.push_back(known_name);
     refuse_unknown("command", name, known);
   }
+  set_phase(name);
   return command->second.run({session, std::span(arguments).subspan(1)});
 }
 
-/// The first line of an error names rank, host and cause; a bug or a foreign exception is an internal error.
-[[noreturn]] void fail(MpiSession& session, ExitCode code, const std::string& message) {
+/// The first line of an error names rank and host where it began, cause, phase and step; a bug or a foreign exception
+/// is an internal error.
+[[noreturn]] void fail(MpiSession& session, ExitCode code, const std::string& message, const Origin& origin) {
   // A failure that all ranks share is said once, by rank 0; the loss of a rank is told by every survivor.
   const bool shared = code == ExitCode::usage || code == ExitCode::unusable_data ||
                       code == ExitCode::directory_in_use || code == ExitCode::diverged || code == ExitCode::storage;
-  const std::string line = fmt::format("error: rank {} on {}: {}", session.rank(), host_name(), message);
-  if (session.rank() == 0 || !shared) log_error("{}", line);
+  if (session.rank() == 0 || !shared) log_error("error: rank {} on {}: {}", origin.rank, origin.host, message);
   write_status(session,
                {{"status", "failed"},
                 {"exit_code", static_cast<int>(code)},
-                {"rank", session.rank()},
-                {"host", host_name()},
+                {"rank", origin.rank},
+                {"host", origin.host},
                 {"message", message}},
                !shared);
   leave(session, static_cast<int>(code), message);
+}
+
+[[noreturn]] void fail(MpiSession& session, ExitCode code, const std::string& message) {
+  fail(session, code, with_context(message), {session.rank(), host_name()});
+}
+
+/// Without MPI there is nobody to tell: mpirun ends the other ranks.
+std::unique_ptr<MpiSession> start_mpi(int& argc, char**& argv) {
+  try {
+    return std::make_unique<MpiSession>(argc, argv);
+  } catch (const Error& error) {
+    fmt::print(stderr, "error: on {}: {} (in the start of MPI)\n", host_name(), error.what());
+    std::_Exit(static_cast<int>(error.code()));
+  }
 }
 
 }  // namespace
@@ -111,13 +129,15 @@ void write_status(const MpiSession& session, const nlohmann::json& status, bool 
 
 int main(int argc, char** argv) {
   using namespace credence;
-  MpiSession session(argc, argv);
+  const auto started = start_mpi(argc, argv);
+  MpiSession& session = *started;
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   open_log({.rank = session.rank(), .size = session.size(), .directory = {}});
-  install_signal_handlers();
+  ignore_limit_signals();
   try {
     leave(session, run(session, arguments));
   } catch (const Error& error) {
+    if (const Origin* origin = origin_of(error)) fail(session, error.code(), error.what(), *origin);
     fail(session, error.code(), error.what());
   } catch (const std::bad_alloc&) {
     fail(session, ExitCode::internal, "out of memory");

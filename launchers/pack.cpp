@@ -1,10 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <filesystem>
-#include <mutex>
-#include <numeric>
 #include <optional>
 
 #include "assembly.h"
@@ -14,17 +11,16 @@
 #include "credence/base/stopwatch.h"
 #include "credence/base/text.h"
 #include "credence/checkpoint/run_directory.h"
-#include "credence/data/open.h"
+#include "credence/data/pack_assembly.h"
 #include "credence/data/pack_record.h"
-#include "credence/data/pack_write.h"
+#include "credence/training/signals.h"
+#include "pack_task.h"
 #include "pack_work.h"
 
 namespace credence {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr double kSyncSeconds = 0.5;  // what a kill can lose
 
 const std::vector<CommandOption>& pack_extras() {
   static const std::vector<CommandOption> extras = {
@@ -62,124 +58,85 @@ PackSettings parse_settings(const CommandLine& line) {
   return settings;
 }
 
-/// The images to pack, both splits where there are two.
-struct Sources {
-  std::vector<std::unique_ptr<ImageStore>> stores;
-  std::vector<PackSource> sources;
-  std::int64_t records = 0;
-
-  explicit Sources(const std::string& spec) {
-    add(open_store(spec, Split::train), PackSplit::train);
-    if (stores.front()->has_other_split()) add(open_store(spec, Split::test), PackSplit::test);
-    if (stores.front()->serves_both_splits()) sources.front().split = PackSplit::both;
-  }
-
-  const ImageStore& store(std::int64_t& record) const {
-    for (const auto& part : stores) {
-      if (record < part->size()) return *part;
-      record -= part->size();
-    }
-    throw InternalError("a record outside the data was asked for");
-  }
-
- private:
-  void add(std::unique_ptr<ImageStore> store, PackSplit split) {
-    records += store->size();
-    sources.push_back({store.get(), split});
-    stores.push_back(std::move(store));
-  }
+struct PackResult {
+  std::int64_t images = 0;
+  std::int64_t resumed = 0;
+  double packing_seconds = 0.0;
+  double seconds = 0.0;
 };
 
-/// What makes two packs the same job.
-Digest digest_of_job(const Sources& sources, const PackSettings& settings) {
-  ExampleSpec spec;
-  spec.input_shape = {static_cast<std::int64_t>(settings.kind), settings.short_side, settings.quality};
-  ContentDigest digest(spec, sources.records);
-  for (const auto& store : sources.stores) {
-    digest.add(store->labels());
-    store->add_to(digest);
-  }
-  const std::string text = digest.hexadecimal();
-  return digest_of(std::as_bytes(std::span(text)));
+void report(const CommandContext& context, const CommandLine& line, const PackTask& task, const PackResult& result) {
+  if (!line.has("json")) return;
+  print_json(context.session, {{"file", task.file.string()},
+                               {"images", result.images},
+                               {"bad", task.records() - result.images},
+                               {"resumed", result.resumed},
+                               {"packing_seconds", result.packing_seconds},
+                               {"seconds", result.seconds}});
 }
 
-/// This rank's share of the records that are left.
-class Packing {
- public:
-  Packing(const Sources& sources, const PackSettings& settings, std::int64_t bad_allowed)
-      : sources_(sources), settings_(settings), bad_allowed_(bad_allowed) {}
+int stopped() {
+  log_info("stopped on request; run the same command to continue");
+  return static_cast<int>(ExitCode::stopped);
+}
 
-  void start(std::vector<std::int64_t> records, PartWriter& writer, Work& work, int threads) {
-    records_ = std::move(records);
-    work.start([this, &writer, &work] { run(writer, work); }, threads);
-  }
-
- private:
-  void run(PartWriter& writer, Work& work) {
-    std::vector<std::unique_ptr<RecordPacker>> packers;
-    for (const auto& store : sources_.stores) packers.push_back(std::make_unique<RecordPacker>(*store, settings_));
-    while (!work.stopping()) {
-      const std::size_t i = next_++;
-      if (i >= records_.size()) break;
-      one(records_[i], packers, writer, work);
-    }
-    const std::lock_guard lock(mutex_);
-    writer.sync();
-  }
-
-  void one(std::int64_t record, std::vector<std::unique_ptr<RecordPacker>>& packers, PartWriter& writer, Work& work) {
-    std::int64_t number = record;
-    const ImageStore& store = sources_.store(number);
-    const std::size_t place = &store == sources_.stores.front().get() ? 0 : 1;
-    try {
-      const PackedImage image = packers[place]->pack(number);
-      const std::lock_guard lock(mutex_);
-      writer.append(record, image);
-      writer.sync_if_due(kSyncSeconds);
-    } catch (const DataError& error) {
-      const std::string message = fmt::format("{}: {}", store.name(number), error.what());
-      const std::int64_t bad = ++work.bad;
-      if (bad > bad_allowed_) {
-        throw DataError(bad_allowed_ == 0 ? message + "; --max-bad-records leaves such records out" : message);
-      }
-      log_warning("left out, {} of {} bad records allowed: {}", bad, bad_allowed_, message);
-      const std::lock_guard lock(mutex_);
-      writer.append_bad(record);
-    }
-    ++work.done;
-  }
-
-  const Sources& sources_;
-  PackSettings settings_;
-  std::int64_t bad_allowed_;
-  std::vector<std::int64_t> records_;
-  std::atomic<std::size_t> next_ = 0;
-  std::mutex mutex_;
+struct PackLimits {
+  int threads = 1;
+  std::int64_t bad_allowed = 0;
 };
 
-std::vector<std::int64_t> records_left(std::int64_t records, const std::vector<PlacedEntry>& entries) {
-  std::vector<bool> done(static_cast<std::size_t>(records), false);
-  for (const PlacedEntry& placed : entries) {
-    const std::int64_t record = placed.entry.record;
-    if (record >= 0 && record < records) done[static_cast<std::size_t>(record)] = true;
-  }
-  std::vector<std::int64_t> left;
-  for (std::int64_t i = 0; i < records; ++i) {
-    if (!done[static_cast<std::size_t>(i)]) left.push_back(i);
-  }
-  return left;
+/// Packs what no earlier run did, and says how many one did; false where a stop was asked for. Collective.
+bool pack_records(Communicator& control, const PackTask& task, const PackLimits& limits, PackResult& result) {
+  PartsFound found;
+  std::vector<PlacedEntry> entries;
+  collectively(control, [&] {
+    found = read_parts(task.parts, task.options);
+    entries = task.entries(found);
+  });
+  const std::vector<std::int64_t> left = records_left(task, entries);
+  result.resumed = task.records() - static_cast<std::int64_t>(left.size());
+  if (!found.entries.empty())
+    log_info("going on with what is in {}: {} images are done", task.parts.string(), result.resumed);
+  control.barrier();  // all have read the parts before any adds one
+
+  const auto ranks = static_cast<std::size_t>(control.size());
+  const auto rank = static_cast<std::size_t>(control.rank());
+  const std::vector<std::int64_t> mine(left.begin() + static_cast<std::ptrdiff_t>(left.size() * rank / ranks),
+                                       left.begin() + static_cast<std::ptrdiff_t>(left.size() * (rank + 1) / ranks));
+  std::unique_ptr<PartWriter> writer;
+  collectively(control, [&] {
+    if (!mine.empty())
+      writer = std::make_unique<PartWriter>(task.parts, found.next_part + control.rank(), task.options);
+  });
+  Packing packing({task.sources, task.keys, task.settings, limits.bad_allowed});
+  Work work;
+  if (writer) packing.start(mine, *writer, work, limits.threads);
+  return look_after(control, work, {"packed", result.resumed, task.records(), limits.bad_allowed});
 }
 
-void remove_parts(const fs::path& directory) {
-  std::vector<fs::path> files;
-  for (const fs::directory_entry& file : fs::directory_iterator(directory)) {
-    if (file.path().filename().string().starts_with("part-")) files.push_back(file.path());
-  }
-  for (const fs::path& file : files) fs::remove(file);
-}
-
-std::int64_t count_bad(const std::vector<PlacedEntry>& entries) {
-  return std::ranges::count_if(entries, [](const PlacedEntry& placed) { return placed.entry.bad; });
+/// Rank 0 makes the file of the parts; false where a stop was asked for. Collective.
+bool assemble(Communicator& control, const PackTask& task, PackResult& result) {
+  std::unique_ptr<PackAssembly> assembly;
+  const auto on_rank_0 = [&](const std::function<void()>& work) {
+    collectively(control, [&] {
+      if (control.rank() == 0) work_aside(control, work);
+    });
+  };
+  on_rank_0([&] {
+    std::vector<PlacedEntry> entries = task.entries(read_parts(task.parts, task.options));
+    if (static_cast<std::int64_t>(entries.size()) != task.records())
+      throw InternalError(fmt::format("{} of {} records were packed", entries.size(), task.records()));
+    result.images = task.records() - count_bad(entries);
+    assembly = std::make_unique<PackAssembly>(PackAssembly::Plan{task.file, task.parts, task.sources, task.job},
+                                              std::move(entries));
+  });
+  Work work;
+  const std::int64_t before = assembly ? assembly->copied() : 0;
+  if (before > 0) log_info("{} images were assembled before", before);
+  if (assembly) work.start([&] { assembly->copy(work.done, [&] { return work.stopping(); }); }, 1);
+  if (!look_after(control, work, {"assembled", before, task.records(), 0})) return false;
+  on_rank_0([&] { assembly->publish(); });
+  return true;
 }
 
 }  // namespace
@@ -195,79 +152,44 @@ int run_pack(const CommandContext& context) {
   const auto what = line.extras.find("what");
   require(what != line.extras.end() && what->second.size() == 2,
           "pack needs two things: SOURCE (images as for --data) and FILE.h5");
-  const std::string spec = what->second[0];
-  const fs::path file = what->second[1];
-  const fs::path parts = file.string() + ".parts";
   const PackSettings settings = parse_settings(line);
+  install_signal_handlers();
   const auto control = make_control_communicator(line.training, session);
   const Machine machine = choose_machine(line.training, session, *control);
-  const int threads = line.training.given("loader-threads") ? machine.loader_threads : machine.threads;
+  const PackLimits limits{line.training.given("loader-threads") ? machine.loader_threads : machine.threads,
+                          line.training.integer("max-bad-records")};
 
-  std::unique_ptr<Sources> sources;
-  std::unique_ptr<RunDirectoryLock> lock;
-  Digest job{};
-  collectively(*control, [&] {
-    require(line.has("overwrite") || !fs::exists(file), "{} is there already; --overwrite replaces it", file.string());
-    sources = std::make_unique<Sources>(spec);
-    job = digest_of_job(*sources, settings);
-  });
-  collectively(*control, [&] {
-    if (session.rank() != 0) return;
-    std::error_code error;
-    fs::create_directories(parts, error);
-    if (error) throw StorageError(fmt::format("cannot create {}: {}", parts.string(), error.message()));
-    lock = std::make_unique<RunDirectoryLock>(parts);
-    if (line.has("overwrite")) remove_parts(parts);
-  });
-  PartsFound found;
-  collectively(*control, [&] { found = read_parts(parts, job); });
-  const auto before = static_cast<std::int64_t>(found.entries.size());
-  if (before > 0) log_info("going on with what is in {}: {} images are done", parts.string(), before);
-  const std::vector<std::int64_t> left = records_left(sources->records, found.entries);
-  control->barrier();  // all have read the parts before any adds one
-
-  const auto ranks = static_cast<std::size_t>(session.size());
-  const auto rank = static_cast<std::size_t>(session.rank());
-  const std::vector<std::int64_t> mine(left.begin() + static_cast<std::ptrdiff_t>(left.size() * rank / ranks),
-                                       left.begin() + static_cast<std::ptrdiff_t>(left.size() * (rank + 1) / ranks));
   const Stopwatch watch;
-  std::unique_ptr<PartWriter> writer;
+  std::unique_ptr<PackTask> task;
+  std::unique_ptr<RunDirectoryLock> lock;
+  PackResult result;
+  collectively(*control, [&] { task = std::make_unique<PackTask>(what->second[0], what->second[1], settings); });
   collectively(*control, [&] {
-    if (!mine.empty()) writer = std::make_unique<PartWriter>(parts, found.next_part + session.rank(), job);
+    if (session.rank() == 0 && !line.has("overwrite")) result.images = find_finished(*task);
   });
-  const std::int64_t allowed = line.training.integer("max-bad-records") - count_bad(found.entries);
-  Packing packing(*sources, settings, allowed);
-  Work work;
-  if (writer) packing.start(mine, *writer, work, threads);
-  if (!look_after(*control, work, {"packed", before, sources->records, allowed})) {
-    log_info("stopped on request; run the same command to continue");
-    return static_cast<int>(ExitCode::stopped);
+  if (control->any(result.images > 0)) {
+    result.resumed = result.images;
+    report(context, line, *task, result);
+    return 0;
   }
-  const double packing_seconds = watch.seconds();
-
-  Work assembling;
-  std::int64_t bad = 0;
   collectively(*control, [&] {
     if (session.rank() != 0) return;
-    found = read_parts(parts, job);
-    bad = count_bad(found.entries);
-    assembling.start([&] { write_pack(file, parts, sources->sources, std::move(found.entries), assembling.done); }, 1);
+    create_parts(task->parts);
+    lock = std::make_unique<RunDirectoryLock>(task->parts);
+    if (line.has("overwrite")) empty_parts(task->parts);
   });
-  look_after(*control, assembling, {"assembled", 0, sources->records, 0});
+  const Stopwatch packing_watch;
+  if (!pack_records(*control, *task, limits, result)) return stopped();
+  result.packing_seconds = packing_watch.seconds();
+  if (!assemble(*control, *task, result)) return stopped();
   collectively(*control, [&] {
     if (session.rank() != 0) return;
     lock.reset();
-    fs::remove_all(parts);
+    fs::remove_all(task->parts);
   });
-  log_info("packed {} images into {} in {:.1f} s", sources->records - bad, file.string(), watch.seconds());
-  if (line.has("json")) {
-    print_json(session, {{"file", file.string()},
-                         {"images", sources->records - bad},
-                         {"bad", bad},
-                         {"resumed", before},
-                         {"packing_seconds", packing_seconds},
-                         {"seconds", watch.seconds()}});
-  }
+  result.seconds = watch.seconds();
+  log_info("packed {} images into {} in {:.1f} s", result.images, task->file.string(), result.seconds);
+  report(context, line, *task, result);
   return 0;
 }
 

@@ -38,7 +38,7 @@ Work::~Work() {
 }
 
 void Work::start(const std::function<void()>& work, int threads) {
-  running_ = threads;
+  running_ += threads;
   for (int i = 0; i < threads; ++i) {
     threads_.emplace_back([this, work] {
       try {
@@ -67,6 +67,52 @@ void Work::fail(ExitCode code, const std::string& message) {
   const std::lock_guard lock(mutex_);
   if (!error_) error_ = {code, message};
   stop_ = true;
+}
+
+void Packing::start(std::vector<std::int64_t> records, PartWriter& writer, Work& work, int threads) {
+  records_ = std::move(records);
+  packing_ = threads;
+  work.start([this, &writer, &work] { pack(writer, work); }, threads);
+  work.start([this, &writer, &work] { keep_synced(writer, work); }, 1);
+}
+
+void Packing::keep_synced(PartWriter& writer, const Work& work) const {
+  while (packing_ > 0 && !work.stopping()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    writer.sync_if_due();
+  }
+  writer.sync();
+}
+
+void Packing::pack(PartWriter& writer, Work& work) {
+  Packers packers;
+  for (const PackSource& source : job_.sources)
+    packers.push_back(std::make_unique<RecordPacker>(*source.store, job_.settings));
+  while (!work.stopping()) {
+    const std::size_t i = next_++;
+    if (i >= records_.size()) break;
+    pack_one(records_[i], packers, writer, work);
+  }
+  writer.sync();
+  --packing_;
+}
+
+void Packing::pack_one(std::int64_t record, Packers& packers, PartWriter& writer, Work& work) {
+  const PackRecord place = record_of(job_.sources, record);
+  const Digest& key = job_.keys[static_cast<std::size_t>(record)];
+  RecordPacker& packer = *packers[place.store == job_.sources.front().store ? 0 : 1];
+  try {
+    writer.append(key, packer.pack(place.number));
+  } catch (const DataError& error) {
+    const std::string message = fmt::format("{}: {}", place.store->name(place.number), error.what());
+    const std::int64_t bad = ++work.bad;
+    if (bad > job_.bad_allowed) {
+      throw DataError(job_.bad_allowed == 0 ? message + "; --max-bad-records leaves such records out" : message);
+    }
+    log_warning("left out, {} of {} bad records allowed: {}", bad, job_.bad_allowed, message);
+    writer.append_bad(key);
+  }
+  ++work.done;
 }
 
 bool look_after(Communicator& control, Work& work, const WorkLimits& limits) {

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -12,6 +13,9 @@
 
 #include "credence/base/errors.h"
 #include "credence/communication/communicator.h"
+#include "credence/data/pack_parts.h"
+#include "credence/data/pack_record.h"
+#include "credence/data/pack_write.h"
 
 namespace credence {
 
@@ -27,7 +31,8 @@ class Work {
   /// Asks the threads to stop and waits for them.
   ~Work();
 
-  /// Runs `work` on each of so many threads. What one throws is kept, and stops the others.
+  /// Runs `work` on each of so many threads, beside those started before. What one throws is kept, and stops the
+  /// others.
   void start(const std::function<void()>& work, int threads);
   void stop() { stop_ = true; }
   bool stopping() const { return stop_; }
@@ -43,6 +48,30 @@ class Work {
   std::mutex mutex_;
   std::optional<std::pair<ExitCode, std::string>> error_;
   std::vector<std::thread> threads_;
+};
+
+/// This rank's share of the records that are left: packed by some threads, synced by another.
+class Packing {
+ public:
+  struct Job {
+    const std::vector<PackSource>& sources;
+    const std::vector<Digest>& keys;  // of all records
+    PackSettings settings;
+    std::int64_t bad_allowed = 0;
+  };
+  explicit Packing(const Job& job) : job_(job) {}
+  void start(std::vector<std::int64_t> records, PartWriter& writer, Work& work, int threads);
+
+ private:
+  using Packers = std::vector<std::unique_ptr<RecordPacker>>;  // one a source
+  void pack(PartWriter& writer, Work& work);
+  void pack_one(std::int64_t record, Packers& packers, PartWriter& writer, Work& work);
+  void keep_synced(PartWriter& writer, const Work& work) const;
+
+  Job job_;
+  std::vector<std::int64_t> records_;
+  std::atomic<std::size_t> next_ = 0;
+  std::atomic<int> packing_ = 0;  // threads
 };
 
 /// What lines of progress say, and how many bad records all ranks may meet.

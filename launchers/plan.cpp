@@ -2,6 +2,8 @@
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <malloc.h>
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -21,7 +23,6 @@ namespace {
 
 const std::vector<CommandOption>& plan_extras() {
   static const std::vector<CommandOption> extras = {{"ranks", "how many ranks the run will have (default 1)"},
-                                                    {"config", "file with 'name = value' lines; the command line wins"},
                                                     {"json", "the plan as one JSON object, last line of stdout", true},
                                                     {"help", "this text", true}};
   return extras;
@@ -39,26 +40,42 @@ constexpr std::int64_t kStructureBytes = 8192;
 struct Trial {
   std::int64_t peak = 0;          // of tensors, bytes
   std::int64_t kept = 0;          // after the step: sums of gradients
+  std::int64_t batches = 0;       // of the loader's ring
   std::int64_t extrapolated = 0;  // what more examples would take
   bool two_sums = false;
 };
 
-/// Some steps of this rank's shards on the data's first examples, without other ranks.
+/// Of one example in the loader's ring: decoded images are bytes until they are tensors.
+std::int64_t bytes_of_example(const DataSource& source) {
+  const ExampleSpec& spec = source.spec();
+  const auto numbers = static_cast<std::int64_t>(source.as_images() != nullptr ? 1 : sizeof(float));
+  const std::int64_t label = spec.classes > 0 ? 8 : 0;
+  return numbers * spec.input_elements() + label + static_cast<std::int64_t>(sizeof(float)) * spec.target_size;
+}
+
+/// Some steps of this rank's shards, read as a run reads them, without other ranks.
 Trial try_step(const OptionValues& values, const Machine& machine, Model& model, const DataSource& source,
                std::int64_t examples) {
-  std::vector<std::int64_t> indices(static_cast<std::size_t>(examples));
-  for (std::size_t i = 0; i < indices.size(); ++i) indices[i] = static_cast<std::int64_t>(i) % source.size();
-  Batch batch;
-  source.read(indices, batch);
+  const auto shards = static_cast<int>(values.integer("shards"));
+  const SamplingPlan plan(0, source.size(), examples * shards, shards);
+  const Loader::Options reading{.shard_count = shards,
+                                .threads = machine.loader_threads,
+                                .augmentation = Augmentation::parse(values.text("augment"))};
+  Loader loader(source, plan, reading);
+  const std::int64_t ring = reading.depth + 1;
+  for (std::int64_t batch = 0; batch < ring; ++batch) loader.next();  // once round it, so that all of it is taken
   const auto communicator = make_self_communicator();
-  const auto meter = std::make_shared<TensorMeter>();
+  const auto meter = std::make_shared<TensorMeter>(machine.device.type());
   const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, meter);
   const auto estimator = build_estimator(values, machine, model, *communicator);
   const auto next = [&] {
-    return to_tensors(batch, source.spec(), model.likelihood, model.network->dtype(), model.network->device());
+    return to_tensors(loader.next(), source.spec(), model.likelihood, model.network->dtype(), model.network->device());
   };
   for (int step = 0; step < kTrialSteps; ++step) estimator->run(step, next, {});
-  return {.peak = meter->peak(), .kept = meter->live(), .two_sums = estimator->gradient().scaled.defined()};
+  return {.peak = meter->peak(),
+          .kept = meter->live(),
+          .batches = ring * examples * bytes_of_example(source),
+          .two_sums = estimator->gradient().scaled.defined()};
 }
 
 std::int64_t bytes_of(const torch::Tensor& tensor) {
@@ -76,52 +93,70 @@ std::int64_t checkpoint_bytes(const RunState& state, std::int64_t total_steps) {
 }
 
 struct Figures {
+  std::string data, network;
+  std::vector<std::int64_t> input_shape;
+  std::int64_t examples;
   std::int64_t ranks, shards, examples_per_shard, total_steps;
   std::int64_t parameters, gaussian;
   std::int64_t libraries, posterior, optimizer, gradients, activations, batches;  // bytes a rank
+  std::int64_t staging;  // of the host in a step, beside the device
   std::int64_t sent, checkpoint, saving;
-  bool two_sums, extrapolated, dealt;
+  bool two_sums, extrapolated, dealt, device;
 
-  std::int64_t memory() const { return libraries + posterior + optimizer + gradients + activations + batches; }
+  std::int64_t arenas() const { return posterior + optimizer + gradients + activations; }
+  std::int64_t device_memory() const { return device ? arenas() : 0; }
+  std::int64_t host_memory() const { return libraries + staging + batches + (device ? 0 : arenas()); }
 };
 
 std::string megabytes(std::int64_t bytes) {
   return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
 }
 
-void print(const Figures& f, bool device) {
+void print(const Figures& f) {
+  fmt::print("{}: {} examples of [{}]; network {}\n", f.data, f.examples, fmt::join(f.input_shape, ", "), f.network);
   fmt::print("{} parameters, {} of them Gaussian; {} rank{}, {} shard{}, {} examples each; {} steps\n\n", f.parameters,
              f.gaussian, f.ranks, f.ranks == 1 ? "" : "s", f.shards, f.shards == 1 ? "" : "s", f.examples_per_shard,
              f.total_steps);
   const auto row = [](const char* name, std::int64_t bytes) { fmt::print("{:<44} {:>14}\n", name, megabytes(bytes)); };
-  fmt::print("memory of a rank{}\n", device ? ", device and host together" : "");
-  row("  libraries and data", f.libraries);
+  fmt::print("memory of a rank{}\n", f.device ? ", on its device" : "");
   row("  posterior: means, scales, the draw", f.posterior);
   row("  optimizer's moments", f.optimizer);
   row("  sums of gradients", f.gradients);
   row(f.extrapolated ? "  activations of one shard, from fewer" : "  activations of one shard", f.activations);
+  if (f.device) {
+    row("  in all", f.device_memory());
+    fmt::print("memory of a rank, on its host\n");
+    row("  buffers of a step", f.staging);
+  }
+  row("  libraries and data", f.libraries);
   row("  batches read ahead", f.batches);
-  row("  in all, between checkpoints", f.memory());
+  row("  in all, between checkpoints", f.host_memory());
   row("  more on rank 0 once it has saved", f.saving);
   row("sent by a rank in a step", f.sent);
   row("checkpoint at the end", f.checkpoint);
 }
 
 nlohmann::json to_json(const Figures& f) {
-  return {{"parameters", f.parameters},
+  return {{"data", f.data},
+          {"network", f.network},
+          {"input_shape", f.input_shape},
+          {"examples", f.examples},
+          {"parameters", f.parameters},
           {"gaussian_parameters", f.gaussian},
           {"ranks", f.ranks},
           {"shards", f.shards},
           {"examples_per_shard", f.examples_per_shard},
           {"steps", f.total_steps},
-          {"memory_bytes", f.memory()},
-          {"memory_bytes_of_rank_0", f.memory() + f.saving},
+          {"memory_bytes", f.host_memory()},
+          {"memory_bytes_of_rank_0", f.host_memory() + f.saving},
+          {"device_memory_bytes", f.device_memory()},
           {"memory",
            {{"libraries", f.libraries},
             {"posterior", f.posterior},
             {"optimizer", f.optimizer},
             {"gradients", f.gradients},
             {"activations", f.activations},
+            {"staging", f.staging},
             {"batches", f.batches},
             {"saving", f.saving}}},
           {"bytes_sent_per_step", f.sent},
@@ -159,9 +194,12 @@ Trial try_shards(const OptionValues& values, const Machine& machine, Model& mode
 /// What a step adds to the memory of a rank.
 void add_step(const Trial& trial, Figures& f) {
   f.gradients = trial.kept;
-  const std::int64_t known = f.libraries + f.posterior + f.optimizer + f.gradients;
-  // What the libraries and the heap take for themselves in a pass is among the activations.
-  f.activations = std::max(trial.peak - trial.kept, peak_resident_bytes() - known) + trial.extrapolated;
+  const std::int64_t host = peak_resident_bytes() - f.libraries - trial.batches;
+  // On the host, what the libraries and the heap take for themselves in a pass is among the activations.
+  f.activations = (f.device ? trial.peak - trial.kept
+                            : std::max(trial.peak - trial.kept, host - f.posterior - f.optimizer - f.gradients)) +
+                  trial.extrapolated;
+  f.staging = f.device ? std::max<std::int64_t>(host, 0) : 0;
   f.two_sums = trial.two_sums;
   f.extrapolated = trial.extrapolated > 0;
 }
@@ -171,6 +209,11 @@ Figures plan_run(OptionValues values, const Machine& machine, const DataSource& 
   const SamplingPlan plan(static_cast<std::uint64_t>(values.integer("seed")), source.size(), values.integer("batch"),
                           static_cast<int>(values.integer("shards")));
   Figures f{};
+  f.data = values.text("data");
+  f.network = values.text("network");
+  f.input_shape = source.spec().input_shape;
+  f.examples = source.size();
+  f.device = machine.device.is_cuda();
   f.ranks = ranks;
   f.shards = plan.shards();
   f.examples_per_shard = plan.shard_size();
@@ -178,7 +221,7 @@ Figures plan_run(OptionValues values, const Machine& machine, const DataSource& 
   f.libraries = resident_bytes();
 
   Model model = build_model(values, source.spec(), machine, {});
-  Optimizer optimizer(*model.posterior, optimizer_options(values, {.dataset_size = source.size()}));
+  Optimizer optimizer(*model.posterior, optimizer_options(values, {.dataset_size = source.size()}, model));
   const Posterior& posterior = *model.posterior;
   f.parameters = model.network->layout().parameters();
   for (const auto& segment : posterior.segments()) f.gaussian += segment.gaussian ? segment.count : 0;
@@ -193,8 +236,7 @@ Figures plan_run(OptionValues values, const Machine& machine, const DataSource& 
   values.set("shards",
              {std::to_string(values.text("noise") == "antithetic" ? std::max<std::int64_t>(local, 2) : local)});
   add_step(try_shards(values, machine, model, source, f), f);
-  f.batches = (Loader::Options{}.depth + 2) * f.examples_per_shard * source.spec().input_elements() *
-              static_cast<std::int64_t>(sizeof(float));
+  f.batches = (Loader::Options{}.depth + 1) * f.examples_per_shard * bytes_of_example(source);
   model.posterior->work_on({0, posterior.plan().members});
   f.sent = bytes_sent(values, model, f);
   f.checkpoint = checkpoint_bytes({*model.network, *model.posterior, optimizer, {}, 0, 0.0, false}, f.total_steps);
@@ -222,7 +264,7 @@ int run_plan(const CommandContext& context) {
   const Machine machine = choose_machine(line.training, context.session, *control);
   const auto source = open_data(line.training.text("data"), Split::train, data_options(line.training, machine));
   const Figures figures = plan_run(line.training, machine, *source, static_cast<int>(ranks));
-  line.has("json") ? print_json(context.session, to_json(figures)) : print(figures, machine.device.is_cuda());
+  line.has("json") ? print_json(context.session, to_json(figures)) : print(figures);
   return 0;
 }
 

@@ -2,6 +2,9 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <filesystem>
+
 #include "assembly.h"
 #include "command_line.h"
 #include "commands.h"
@@ -16,7 +19,9 @@ namespace {
 
 const std::vector<CommandOption>& predict_extras() {
   static const std::vector<CommandOption> extras = {
-      {"input", "tables (csv) or idx files of images, plain or gzip; no labels needed", false, true},
+      {"input",
+       "tables (csv), idx files of images, plain or gzip, JPEG and PNG files, or folders of these; no labels needed",
+       false, true},
       {"checkpoint", "checkpoint file, or run directory (its newest good one)"},
       {"samples", "posterior draws (default 32)"},
       {"predictive", std::string(kPredictiveHelp)},
@@ -36,6 +41,18 @@ struct Named {
   std::unique_ptr<DataSource> source;
   std::int64_t first = 0;
   std::int64_t count = 0;
+  std::vector<std::string> files = {};  // of images in a file each, one an example
+
+  std::string input_of(std::int64_t i) const { return files.empty() ? name : files[static_cast<std::size_t>(i)]; }
+  std::int64_t example_of(std::int64_t i) const { return files.empty() ? first + i : 0; }
+  /// How a table under `name` calls the example.
+  std::string label_of(std::int64_t i) const { return files.empty() ? fmt::format("{}", first + i) : input_of(i); }
+  int label_width() const {
+    std::size_t width = 8;
+    for (const std::string& file : files) width = std::max(width, file.size());
+    return static_cast<int>(width);
+  }
+  const char* label_heading() const { return files.empty() ? "example" : "file"; }
 };
 
 std::pair<std::int64_t, std::int64_t> parse_examples(const std::string& text, std::int64_t size) {
@@ -58,15 +75,29 @@ Named open_dataset(const CommandLine& line, const LoadedModel& loaded) {
   return named;
 }
 
+/// All images of the inputs as one dataset, after the tables and idx files.
+std::vector<Named> open_files(const std::vector<std::string>& inputs, const LoadedModel& loaded) {
+  std::vector<Named> all;
+  std::vector<std::filesystem::path> images;
+  for (const std::string& input : inputs) {
+    const auto files = image_files(input);
+    images.insert(images.end(), files.begin(), files.end());
+    if (!files.empty()) continue;
+    Named named{input, open_inputs(input, loaded.examples)};
+    named.count = named.source->size();
+    all.push_back(std::move(named));
+  }
+  if (images.empty()) return all;
+  Named named{"images", open_image_files(images, loaded.examples, loaded.reading)};
+  named.count = named.source->size();
+  named.files.assign(images.begin(), images.end());
+  all.push_back(std::move(named));
+  return all;
+}
+
 std::vector<Named> open_all(const CommandLine& line, const LoadedModel& loaded) {
   std::vector<Named> all;
-  if (line.has("input")) {
-    for (const std::string& file : line.extras.at("input")) {
-      Named named{file, open_inputs(file, loaded.examples)};
-      named.count = named.source->size();
-      all.push_back(std::move(named));
-    }
-  }
+  if (line.has("input")) all = open_files(line.extras.at("input"), loaded);
   if (line.training.given("data")) all.push_back(open_dataset(line, loaded));
   return all;
 }
@@ -133,7 +164,7 @@ std::string to_csv(const Report& report) {
     const InputPredictions& predictions = report.predictions[k];
     const std::vector<Field> fields = fields_of(predictions);
     for (std::int64_t i = 0; i < predictions.examples; ++i) {
-      text += fmt::format("{},{}", quoted(report.inputs[k].name), report.inputs[k].first + i);
+      text += fmt::format("{},{}", quoted(report.inputs[k].input_of(i)), report.inputs[k].example_of(i));
       if (classes) {
         const std::int64_t label = predictions.predicted[static_cast<std::size_t>(i)];
         text += fmt::format(",{},{}", label, quoted(class_name(report.trained, label)));
@@ -152,7 +183,7 @@ nlohmann::json to_json(const Report& report) {
   for (std::size_t k = 0; k < report.inputs.size(); ++k) {
     const InputPredictions& predictions = report.predictions[k];
     for (std::int64_t i = 0; i < predictions.examples; ++i) {
-      nlohmann::json example = {{"input", report.inputs[k].name}, {"example", report.inputs[k].first + i}};
+      nlohmann::json example = {{"input", report.inputs[k].input_of(i)}, {"example", report.inputs[k].example_of(i)}};
       if (predictions.classes > 0) {
         example["predicted"] = predictions.predicted[static_cast<std::size_t>(i)];
         example["class"] = class_name(report.trained, predictions.predicted[static_cast<std::size_t>(i)]);
@@ -172,8 +203,9 @@ nlohmann::json to_json(const Report& report) {
 }
 
 void print_classes(const InputPredictions& predictions, const Named& input, const ExampleSpec& trained) {
-  fmt::print("{}\n{:>8}  {:<20} {:>17}  {:<20} {:>17} {:>8} {:>9}\n", input.name, "example", "class", "probability",
-             "next", "probability", "entropy", "mutual");
+  const int width = input.label_width();
+  fmt::print("{}\n{:>{}}  {:<20} {:>17}  {:<20} {:>17} {:>8} {:>9}\n", input.name, input.label_heading(), width,
+             "class", "probability", "next", "probability", "entropy", "mutual");
   const std::int64_t classes = predictions.classes;
   for (std::int64_t i = 0; i < predictions.examples; ++i) {
     const auto p = [&](std::int64_t c) { return predictions.probabilities[static_cast<std::size_t>(i * classes + c)]; };
@@ -187,23 +219,24 @@ void print_classes(const InputPredictions& predictions, const Named& input, cons
     for (std::int64_t c = 0; c < classes; ++c) {
       if (c != first && p(c) > p(next)) next = c;
     }
-    fmt::print("{:>8}  {:<20.20} {:>17}  {:<20.20} {:>17} {:>8.4f} {:>9.5f}\n", input.first + i,
+    fmt::print("{:>{}}  {:<20.20} {:>17}  {:<20.20} {:>17} {:>8.4f} {:>9.5f}\n", input.label_of(i), width,
                class_name(trained, first), shown(first), class_name(trained, next), shown(next),
                predictions.entropy[index], predictions.mutual_information[index]);
   }
 }
 
 void print_numbers(const InputPredictions& predictions, const Named& input) {
-  fmt::print("{}\n{:>8} {:>6} {:>13} {:>13} {:>13} {:>13} {:>13}\n", input.name, "example", "column", "mean", "stddev",
-             "of the mean", "5 %", "95 %");
+  const int width = input.label_width();
+  fmt::print("{}\n{:>{}} {:>6} {:>13} {:>13} {:>13} {:>13} {:>13}\n", input.name, input.label_heading(), width,
+             "column", "mean", "stddev", "of the mean", "5 %", "95 %");
   for (std::size_t i = 0; i < predictions.mean.size(); ++i) {
     const auto bound = [&](const std::vector<double>& values) {
       return values.empty() ? std::string("-") : fmt::format("{:.6g}", values[i]);
     };
     const auto target = static_cast<std::int64_t>(i);
-    fmt::print("{:>8} {:>6} {:>13.6g} {:>13.6g} {:>13.6g} {:>13} {:>13}\n", input.first + target / predictions.columns,
-               target % predictions.columns, predictions.mean[i], predictions.stddev[i], predictions.mean_stddev[i],
-               bound(predictions.lower), bound(predictions.upper));
+    fmt::print("{:>{}} {:>6} {:>13.6g} {:>13.6g} {:>13.6g} {:>13} {:>13}\n",
+               input.label_of(target / predictions.columns), width, target % predictions.columns, predictions.mean[i],
+               predictions.stddev[i], predictions.mean_stddev[i], bound(predictions.lower), bound(predictions.upper));
   }
 }
 
@@ -222,7 +255,7 @@ void print_table(const Report& report) {
 void require_inputs(const CommandLine& line) {
   require(line.text("checkpoint").has_value(), "predict needs --checkpoint DIR or FILE");
   const bool data = line.training.given("data");
-  require(line.has("input") || data, "predict needs inputs: files (tables or idx images), or --data SPEC");
+  require(line.has("input") || data, "predict needs inputs: files (tables, idx images, JPEG or PNG), or --data SPEC");
   for (const char* option : {"split", "examples"}) {
     require(data || !line.has(option), "--{} chooses from --data SPEC, and none is given", option);
   }
@@ -242,12 +275,15 @@ int run_predict(const CommandContext& context) {
   const int samples = parse_draws(line, "samples", 32);
 
   const auto control = make_control_communicator(line.training, session);
+  const auto file = line.text("output");
+  if (file) require_creatable("output", *file, *control);
   const Machine machine = choose_machine(line.training, session, *control);
   std::unique_ptr<LoadedModel> loaded;
   std::vector<Named> inputs;
   std::vector<PredictionInput> views;
   collectively(*control, [&] {
     loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine));
+    loaded->reading.threads = machine.threads;  // nothing else needs them meanwhile
     inputs = open_all(line, *loaded);
     for (const Named& input : inputs) views.push_back({*input.source, input.first, input.count});
   });
@@ -257,19 +293,19 @@ int run_predict(const CommandContext& context) {
       predict({*model.network, *model.posterior, model.likelihood, *control}, views,
               {.samples = samples, .seed = static_cast<std::uint64_t>(loaded->values.integer("seed"))});
   const Report report{inputs, predictions, loaded->examples};
-  const auto file = line.text("output");
-  collectively(*control, [&] {
-    if (session.rank() != 0) return;
-    if (file) write_text_file(*file, to_csv(report));
-    if (!file && !line.has("json")) print_table(report);
-  });
-  if (file) log_info("predictions: {}", *file);
+  // Printed first: it must not be lost to a file that cannot be written.
   if (line.has("json")) {
     nlohmann::json json = to_json(report);
     json["checkpoint"] = loaded->checkpoint.file().string();
     json["step"] = loaded->checkpoint.integer("step");
     print_json(session, json);
   }
+  collectively(*control, [&] {
+    if (session.rank() != 0) return;
+    if (file) write_text_file(*file, to_csv(report));
+    if (!file && !line.has("json")) print_table(report);
+  });
+  if (file) log_info("predictions: {}", *file);
   return 0;
 }
 

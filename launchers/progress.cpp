@@ -77,7 +77,8 @@ void Progress::operator()(const StepReport& report) {
     line_open_ = true;
   }
   if (!due) return;
-  if (columns_ == 0 && !options_.quiet) log_info("{}", line(report));
+  if (!options_.quiet && columns_ == 0) log_info("{}", line(report));
+  if (!options_.quiet && columns_ > 0) log_to_file(line(report));
   first_seconds_ = record.seconds;
   forget();
 }

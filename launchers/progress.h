@@ -10,7 +10,7 @@
 namespace credence {
 
 /// Prints how training goes, on rank 0: one rewriting line on a terminal, otherwise a plain line every `log_every`
-/// steps. Losses are averages since the last line, in nats per example.
+/// steps; the log file has the plain lines either way. Losses are averages since the last line, in nats per example.
 class Progress {
  public:
   struct Options {

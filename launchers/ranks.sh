@@ -29,11 +29,37 @@ usable_cores() {
   printf '%s\n' "$cores"
 }
 
+# Which of credence's commands is among the arguments; nothing where none is.
+credence_command() {
+  local previous="" argument
+  for argument in "$@"; do
+    if [ "${previous##*/}" = credence ]; then
+      case $argument in
+        train | pack | evaluate | predict | export | inspect | plan | doctor)
+          printf '%s\n' "$argument"
+          return
+          ;;
+      esac
+    fi
+    previous=$argument
+  done
+}
+
 # Runs a command to its end and returns its exit code. TERM, INT, HUP and USR2 reach it as USR2: finish the step, write a
-# checkpoint, exit 75. A second INT or TERM ends it at once. The command gets a process group of its own, so that the
+# checkpoint, exit 75. A second INT or TERM ends it at once. Credence's commands that have nothing to go on from, all but
+# train and pack, are ended at once by the first. The command gets a process group of its own, so that the
 # terminal's Ctrl-C comes here alone: mpirun would leave its ranks one second.
 run_until_done() {
-  local code=0 previous="" stops=0 interrupted=0 child=0
+  local code=0 previous="" stops=0 interrupted=0 child=0 signal=USR2 notice
+  case $(credence_command "$@") in
+    train) notice="stopping after this step, with a checkpoint (once more: at once)" ;;
+    pack) notice="stopping, the same command goes on (once more: at once)" ;;
+    "") notice="asked to stop (once more: at once)" ;;
+    *)
+      signal=TERM
+      notice="stopping at once"
+      ;;
+  esac
   # shellcheck disable=SC2317  # called by the traps
   stop_at_step_end() {
     interrupted=1
@@ -43,9 +69,9 @@ run_until_done() {
       kill -TERM "$child" 2>/dev/null || :
     else
       if [ "$1" = 1 ]; then
-        printf '%s: stopping after this step, with a checkpoint (once more: at once)\n' "${0##*/}" >&2
+        printf '%s: %s\n' "${0##*/}" "$notice" >&2
       fi
-      kill -USR2 "$child" 2>/dev/null || :
+      kill -"$signal" "$child" 2>/dev/null || :
     fi
   }
   # A launcher's ranks write to a pipe: whether a person is watching, and how wide the window is, only this shell knows.
@@ -61,7 +87,7 @@ run_until_done() {
   child=$!
   set +m
   # A signal that came before there was anybody to tell.
-  if [ "$interrupted" = 1 ]; then kill -USR2 "$child" 2>/dev/null || :; fi
+  if [ "$interrupted" = 1 ]; then kill -"$signal" "$child" 2>/dev/null || :; fi
   while :; do
     interrupted=0
     code=0

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "credence/base/log.h"
+#include "listed.h"
 
 namespace credence {
 namespace {
@@ -25,6 +26,23 @@ nlohmann::json summary(const RunState& state, Outcome outcome, const std::filesy
           {"expected_log_likelihood", last("history/expected_log_likelihood")},
           {"kl", last("history/kl")},
           {"seconds", last("history/seconds")}};
+}
+
+/// How the KL of each tensor's posterior from its prior is known; empty where no tensor has one.
+std::string describe_kl(const PosteriorPlan& plan) {
+  const std::vector<int> drawn = monte_carlo_slots(plan);
+  std::vector<std::string> names;
+  bool closed_form = false;
+  for (int slot = 0; slot < plan.network_slots; ++slot) {
+    const auto index = static_cast<std::size_t>(slot);
+    const Family& family = plan.families[index];
+    if (!family.gaussian() && family.kind != Family::Kind::categorical) continue;
+    const bool is_drawn = std::find(drawn.begin(), drawn.end(), slot) != drawn.end();
+    closed_form = closed_form || !is_drawn;
+    if (is_drawn) names.push_back(plan.layout.slots[index].name);
+  }
+  if (names.empty()) return closed_form ? "closed form" : "";
+  return fmt::format("{}Monte Carlo at the draws for {}", closed_form ? "closed form; " : "", listed(names));
 }
 
 }  // namespace
@@ -50,7 +68,10 @@ void log_start_table(const StartFigures& figures, Communicator& control) {
   log_info("posterior  {} | prior {} | likelihood {} | estimator {} | noise {}",
            fmt::join(values.texts("posterior"), " "), fmt::join(values.texts("prior"), " "), values.text("likelihood"),
            values.text("estimator"), values.text("noise"));
-  log_info("optimizer  {} lr {} ({}), {} steps, seed {}", values.text("optimizer"), values.text("lr"),
+  if (const std::string kl = describe_kl(figures.model.posterior->plan()); !kl.empty()) log_info("KL         {}", kl);
+  const double scaling = learning_rate_scaling(values);
+  log_info("optimizer  {} lr {}{} ({}), {} steps, seed {}", values.text("optimizer"), values.text("lr"),
+           scaling == 1.0 ? "" : fmt::format(" x {:.6g} by {}", scaling, values.text("lr-scaling")),
            values.text("lr-schedule"), figures.total_steps, values.text("seed"));
   if (values.text("augment") != "none") {
     log_info("augment    {}: another likelihood than that of the data as they are", values.text("augment"));

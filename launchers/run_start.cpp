@@ -3,12 +3,15 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
+#include <limits>
 #include <set>
 
 #include "assembly.h"
 #include "commands.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
+#include "credence/checkpoint/search.h"
 
 namespace credence {
 namespace {
@@ -26,7 +29,9 @@ std::string name_for_directory(const std::string& spec) {
 fs::path directory_of(const CommandLine& line) {
   if (const auto out = line.text("out")) return *out;
   if (const auto resume = line.text("resume")) {
-    return fs::is_directory(*resume) ? fs::path(*resume) : fs::path(*resume).parent_path();
+    if (fs::is_directory(*resume)) return *resume;
+    const fs::path directory = fs::path(*resume).parent_path();
+    return directory.empty() ? fs::path(".") : directory;
   }
   return fs::path("runs") /
          (name_for_directory(line.training.text("data")) + "-" + name_for_directory(line.training.text("network")));
@@ -35,36 +40,93 @@ fs::path directory_of(const CommandLine& line) {
 void make_directory(const fs::path& directory) {
   std::error_code error;
   fs::create_directories(directory, error);
-  if (error) throw StorageError(fmt::format("cannot create {}: {}", directory.string(), error.message()));
+  if (!error) return;
+  throw StorageError(fmt::format("cannot create {}: {}; give another --out", directory.string(), error.message()));
+}
+
+std::unique_ptr<RunDirectoryLock> lock_directory(const fs::path& directory) {
+  make_directory(directory);
+  try {
+    return std::make_unique<RunDirectoryLock>(directory);
+  } catch (const StorageError& error) {
+    throw StorageError(fmt::format("{}; make {} writable, or give another --out", error.what(), directory.string()));
+  }
+}
+
+/// log.txt or log-RANK.txt.
+bool is_log_name(const std::string& name) {
+  constexpr std::size_t around = 8;  // of "log-" and ".txt"
+  if (name == "log.txt") return true;
+  if (!name.starts_with("log-") || !name.ends_with(".txt") || name.size() <= around) return false;
+  const std::string rank = name.substr(4, name.size() - around);
+  return std::all_of(rank.begin(), rank.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
+}
+
+/// The files that a run writes into its directory, its lock apart.
+std::vector<fs::path> files_of_run(const fs::path& directory) {
+  std::vector<fs::path> files;
+  for (const auto& checkpoint : checkpoints::list_checkpoints(directory)) files.push_back(checkpoint.file);
+  for (const char* name : {"config.ini", "status.json"}) files.push_back(directory / name);
+  std::error_code error;
+  fs::directory_iterator entries(directory, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    if (is_log_name(entries->path().filename().string())) files.push_back(entries->path());
+  }
+  if (error) throw StorageError(fmt::format("{} cannot be listed: {}", directory.string(), error.message()));
+  return files;
 }
 
 void remove_run(const fs::path& directory) {
-  for (const fs::path& file : find_newest_checkpoint(directory).files) fs::remove(file);
-  for (const char* name : {"config.ini", "status.json", "log.txt"}) fs::remove(directory / name);
+  for (const fs::path& file : files_of_run(directory)) {
+    std::error_code error;
+    fs::remove(file, error);
+    if (error) throw StorageError(fmt::format("--overwrite: cannot remove {}: {}", file.string(), error.message()));
+  }
+}
+
+std::unique_ptr<Checkpoint> open_named(const std::string& resume) {
+  if (!fs::is_directory(resume)) return std::make_unique<Checkpoint>(resume);
+  auto checkpoint = newest_checkpoint(resume);
+  require(checkpoint != nullptr, "--resume {}: that directory holds no checkpoint", resume);
+  return checkpoint;
+}
+
+/// UserError unless the directory's run, of which `newest` is, has the configuration and the data of `named`.
+void require_same_run(const Checkpoint& named, const Checkpoint& newest, const fs::path& directory) {
+  const OptionValues a = from_ini(named.config(), named.file().string());
+  const OptionValues b = from_ini(newest.config(), newest.file().string());
+  std::vector<std::string> differences;
+  for (const std::string& name : changed_options(a, b)) {
+    differences.push_back(
+        fmt::format("--{} is {} and {}", name, fmt::join(a.texts(name), " "), fmt::join(b.texts(name), " ")));
+  }
+  const auto digest = [](const Checkpoint& checkpoint) {
+    const auto found = checkpoint.attributes().find("dataset_digest");
+    return found == checkpoint.attributes().end() ? Attribute{} : found->second;
+  };
+  if (digest(named) != digest(newest)) differences.emplace_back("the data have other content");
+  require(differences.empty(),
+          "--resume {} is of another run than the one in {}: {}; give another --out, or leave --resume out to continue "
+          "the run there",
+          named.file().string(), directory.string(), fmt::join(differences, "; "));
 }
 
 /// The checkpoint to continue from, or null for a new run. Rank 0.
 std::unique_ptr<Checkpoint> find_start(const CommandLine& line, const fs::path& directory) {
+  if (line.has("overwrite")) return nullptr;
   const auto resume = line.text("resume");
-  if (line.has("overwrite")) {
-    require(!resume, "--overwrite starts anew and --resume continues: give one of them");
-    remove_run(directory);
-    return nullptr;
+  auto newest = newest_checkpoint(directory);
+  if (!resume) return newest;
+  auto named = open_named(*resume);
+  if (newest == nullptr) return named;
+  require_same_run(*named, *newest, directory);
+  const std::int64_t there = newest->integer("step");
+  if (there < named->integer("step")) return named;
+  if (there > named->integer("step")) {
+    log_info("{} has gone on with the run of {} to step {}: continuing there; another --out would branch off",
+             directory.string(), named->file().string(), there);
   }
-  if (!resume) return newest_checkpoint(directory);
-  std::unique_ptr<Checkpoint> checkpoint;
-  if (fs::is_directory(*resume)) {
-    checkpoint = newest_checkpoint(*resume);
-    require(checkpoint != nullptr, "--resume {}: that directory holds no checkpoint", *resume);
-  } else {
-    checkpoint = std::make_unique<Checkpoint>(*resume);
-  }
-  if (const auto newest = newest_checkpoint(directory)) {
-    require(newest->integer("step") <= checkpoint->integer("step"),
-            "--resume {} is at step {}, and {} already holds step {}; give another --out", *resume,
-            checkpoint->integer("step"), directory.string(), newest->integer("step"));
-  }
-  return checkpoint;
+  return newest;
 }
 
 }  // namespace
@@ -92,43 +154,75 @@ void require_same_options(const CommandLine& line, Communicator& control) {
 Start begin_run(const CommandLine& line, MpiSession& session, Communicator& control) {
   Start start;
   start.directory = directory_of(line);
+  start.overwrite = line.has("overwrite");
+  require(!start.overwrite || !line.text("resume"), "--overwrite starts anew and --resume continues: give one of them");
   std::string recorded;
   collectively(control, [&] {
     if (session.rank() != 0) return;
-    make_directory(start.directory);
-    start.lock = std::make_unique<RunDirectoryLock>(start.directory);
-    start.checkpoint = find_start(line, start.directory);
+    start.lock = lock_directory(start.directory);
+    work_aside(control, [&] { start.checkpoint = find_start(line, start.directory); });
     if (start.checkpoint) recorded = start.checkpoint->config();
   });
   recorded = control.broadcast_text(recorded, 0);
   start.resumed = !recorded.empty();
-  set_status_directory(start.directory.string());
-  open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory});
+  if (!start.overwrite) open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory});
   start.values =
       start.resumed ? merge_for_resume(from_ini(recorded, "the recorded configuration"), line.training) : line.training;
   return start;
 }
 
-void require_space(const RunState& state, const RunIdentity& identity, const fs::path& directory) {
+void require_same_data(const DataSource& source, const std::string& spec, Communicator& control) {
+  const auto data = control.gather_texts(fmt::format("{} examples with digest {}", source.size(), source.digest()));
+  const auto hosts = control.gather_texts(host_name());
+  for (std::size_t rank = 1; rank < data.size(); ++rank) {
+    if (data[rank] == data[0]) continue;
+    throw DataError(
+        fmt::format("{} is not the same everywhere: rank {} on {} reads {}, and rank 0 on {} reads {}; give "
+                    "every rank the same data",
+                    spec, rank, hosts[rank], data[rank], hosts[0], data[0]));
+  }
+}
+
+void require_space(const RunState& state, const RunIdentity& identity, const Start& start) {
   std::uintmax_t bytes = 0;
   for (const ArrayView& array : take_snapshot(state, identity).contents.arrays) bytes += array.bytes();
   std::error_code error;
-  const fs::space_info space = fs::space(directory, error);
-  if (error || space.available >= 2 * bytes) return;
+  const fs::space_info space = fs::space(start.directory, error);
+  if (error) return;
+  std::uintmax_t available = space.available;
+  if (start.overwrite) {
+    for (const fs::path& file : files_of_run(start.directory)) {
+      if (const auto freed = fs::file_size(file, error); !error) available += freed;
+    }
+  }
+  if (available >= 2 * bytes) return;
   throw StorageError(fmt::format(
       "{} has {:.1f} MB free, and two checkpoints of this run need {:.1f} MB; free some, or give another --out",
-      directory.string(), static_cast<double>(space.available) / 1e6, 2e-6 * static_cast<double>(bytes)));
+      start.directory.string(), static_cast<double>(available) / 1e6, 2e-6 * static_cast<double>(bytes)));
+}
+
+void occupy_directory(const Start& start, const MpiSession& session, Communicator& control) {
+  collectively(control, [&] {
+    if (session.rank() != 0) return;
+    if (start.overwrite) remove_run(start.directory);
+    write_text_file(start.directory / "config.ini", to_ini(start.values, true));
+  });
+  set_status_directory(start.directory.string());
+  if (!start.overwrite) return;
+  collectively(control,
+               [&] { open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory}); });
 }
 
 std::int64_t planned_steps(const OptionValues& values, const SamplingPlan& plan) {
   if (const std::string steps = values.text("steps"); !steps.empty()) {
-    const std::int64_t count = parse_integer(steps, "--steps");
-    require(count >= 1, "--steps must be at least 1, not {}", steps);
-    return count;
+    return parse_integer(steps, "--steps");
   }
   const double epochs = values.number("epochs");
-  require(epochs > 0.0 && epochs < 1e9, "--epochs must be positive, not {}", epochs);
-  return plan.steps(epochs);
+  require(epochs > 0.0 && epochs < 1e9, "--epochs must be positive and below 1e9, not {}", epochs);
+  const std::int64_t count = plan.steps(epochs);
+  require(count <= std::numeric_limits<std::uint32_t>::max(), "--epochs {} are {} steps, more than the {} of a run",
+          epochs, count, std::numeric_limits<std::uint32_t>::max());
+  return count;
 }
 
 }  // namespace credence

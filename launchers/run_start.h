@@ -20,20 +20,28 @@ struct Start {
   std::unique_ptr<Checkpoint> checkpoint;  // rank 0, where a run is continued
   OptionValues values;                     // on every rank
   bool resumed = false;
+  bool overwrite = false;
 };
 
 /// UserError where ranks were started with different options, naming the first that differs. Collective.
 void require_same_options(const CommandLine& line, Communicator& control);
 
-/// Takes the directory and decides whether this is a new run. Collective: every rank ends with the same values or
-/// throws the same error.
+/// Takes the directory and decides whether this is a new run; what it holds stays as it is. Collective: every rank ends
+/// with the same values or throws the same error.
 Start begin_run(const CommandLine& line, MpiSession& session, Communicator& control);
 
 /// What --epochs or --steps ask for.
 std::int64_t planned_steps(const OptionValues& values, const SamplingPlan& plan);
 
+/// DataError names the first rank whose data are not those of rank 0. Collective.
+void require_same_data(const DataSource& source, const std::string& spec, Communicator& control);
+
 /// StorageError unless two checkpoints fit, the one before being kept until the next is whole: better known now than
 /// after hours.
-void require_space(const RunState& state, const RunIdentity& identity, const std::filesystem::path& directory);
+void require_space(const RunState& state, const RunIdentity& identity, const Start& start);
+
+/// Makes the directory this run's, once nothing is left that could refuse it: what --overwrite replaces is removed,
+/// config.ini written, and from here on status.json tells of failures. Collective.
+void occupy_directory(const Start& start, const MpiSession& session, Communicator& control);
 
 }  // namespace credence

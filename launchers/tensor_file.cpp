@@ -11,6 +11,17 @@
 namespace credence {
 namespace {
 
+/// DataError where a number of the tensor is none.
+torch::Tensor finite(const torch::Tensor& tensor, const std::string& name, const std::filesystem::path& file) {
+  if (tensor.defined() && !torch::isfinite(tensor).all().item<bool>()) {
+    throw DataError(fmt::format(
+        "{}: the tensor {} holds NaN or infinity, from which nothing can be trained; take a file from before its "
+        "training diverged",
+        file.string(), name));
+  }
+  return tensor;
+}
+
 class CheckpointTensors final : public TensorFile {
  public:
   explicit CheckpointTensors(std::unique_ptr<Checkpoint> checkpoint) : checkpoint_(std::move(checkpoint)) {}
@@ -28,14 +39,10 @@ class CheckpointTensors final : public TensorFile {
   torch::Tensor mean(const std::string& parameter) const override { return read("posterior/" + parameter + "/mean"); }
   torch::Tensor scale(const std::string& parameter) const override { return read("posterior/" + parameter + "/scale"); }
   torch::Tensor buffer(const std::string& name) const override { return read("buffers/" + name); }
+  const Checkpoint* checkpoint() const override { return checkpoint_.get(); }
 
  private:
-  torch::Tensor read(const std::string& name) const {
-    for (const ArrayView& array : checkpoint_->arrays()) {
-      if (array.name == name) return torch::tensor(checkpoint_->read_doubles(name), torch::kFloat64).view(array.shape);
-    }
-    return {};
-  }
+  torch::Tensor read(const std::string& name) const { return finite(read_tensor(*checkpoint_, name), name, file()); }
 
   std::unique_ptr<Checkpoint> checkpoint_;
 };
@@ -66,7 +73,7 @@ class StateDictTensors final : public TensorFile {
   torch::Tensor read(const std::string& name) const {
     const auto shape = dict_->shapes().find(name);
     if (shape == dict_->shapes().end()) return {};
-    return torch::tensor(dict_->read_doubles(name), torch::kFloat64).view(shape->second);
+    return finite(torch::tensor(dict_->read_doubles(name), torch::kFloat64).view(shape->second), name, file());
   }
 
   std::unique_ptr<StateDict> dict_;
@@ -80,6 +87,13 @@ std::unique_ptr<TensorFile> open_state_dict_tensors(const std::string& path) {
 
 std::unique_ptr<TensorFile> open_checkpoint_tensors(const std::string& path) {
   return std::make_unique<CheckpointTensors>(std::make_unique<Checkpoint>(path));
+}
+
+torch::Tensor read_tensor(const Checkpoint& checkpoint, const std::string& name) {
+  for (const ArrayView& array : checkpoint.arrays()) {
+    if (array.name == name) return torch::tensor(checkpoint.read_doubles(name), torch::kFloat64).view(array.shape);
+  }
+  return {};
 }
 
 std::unique_ptr<TensorFile> open_tensor_file(const std::string& path) {

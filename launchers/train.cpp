@@ -6,11 +6,14 @@
 #include "assembly.h"
 #include "command_line.h"
 #include "commands.h"
+#include "credence/base/context.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
+#include "credence/data/bad_records.h"
 #include "credence/estimators/curvature.h"
 #include "credence/networks/hierarchical_groups.h"
 #include "credence/training/dealt_members.h"
+#include "credence/training/signals.h"
 #include "memory.h"
 #include "progress.h"
 #include "run_report.h"
@@ -24,7 +27,6 @@ const std::vector<CommandOption>& train_extras() {
       {"out", "run directory: a run in it is continued (default runs/DATA-NETWORK)"},
       {"resume", "directory or checkpoint to continue from, where it is not the one in --out"},
       {"overwrite", "start anew, even where --out holds a run", true},
-      {"config", "file with 'name = value' lines; the command line wins"},
       {"json", "one JSON object about the run as last line of stdout", true},
       {"help", "this text", true}};
   return extras;
@@ -39,11 +41,9 @@ std::optional<TrainingOptions::Collection> collection_of(const OptionValues& val
                                                          std::int64_t total_steps, double steps_per_epoch) {
   if (!any_family(model, Family::Kind::swag)) return std::nullopt;
   const double start = values.number("swag-start");
-  require(start >= 0.0 && start < 1.0, "--swag-start must be a fraction of the run from 0 to below 1, not {}", start);
   const bool given = !values.text("swag-every").empty();
   const std::int64_t every =
       given ? values.integer("swag-every") : std::max<std::int64_t>(std::llround(steps_per_epoch), 1);
-  require(every >= 1, "--swag-every must be at least 1, not {}", every);
   const std::int64_t first = std::max<std::int64_t>(std::llround(start * static_cast<double>(total_steps)), 1);
   require((total_steps - first) / every >= 1,
           "--posterior swag would collect one iterate, at step {} of {}, and needs two or more, {} steps apart: train "
@@ -58,7 +58,12 @@ std::optional<LaplaceOptions> laplace_of(const OptionValues& values, const Model
   if (precision != known[0] && precision != known[1]) refuse_unknown("laplace-precision", precision, known);
   if (!any_family(model, Family::Kind::laplace)) return std::nullopt;
   hessian_root(model.likelihood, torch::zeros({1, columns_read(model.likelihood)}));  // refuses what it does not know
-  return LaplaceOptions{.fit_precision = precision == known[0],
+  const double prior_weight = values.number("kl-weight");
+  require(
+      prior_weight > 0.0,
+      "--kl-weight 0 leaves no prior, and --posterior laplace needs one; give a small weight, or --posterior point");
+  return LaplaceOptions{.prior_weight = prior_weight,
+                        .fit_precision = precision == known[0],
                         .parts = static_cast<int>(values.integer("shards")),
                         .stage_through_host = machine.device.is_cuda() && !machine.nccl};
 }
@@ -85,13 +90,10 @@ TrainingOptions training_options(const Start& start, const Objective& objective,
   const double steps_per_epoch =
       static_cast<double>(horizon.plan.examples()) / static_cast<double>(horizon.plan.batch());
   const std::int64_t every = values.integer("checkpoint-every");
-  require(every >= 0, "--checkpoint-every must not be negative, not {}", every);
-  const std::int64_t keep = values.integer("keep");
-  require(keep >= 2, "--keep must be at least 2, so that a damaged checkpoint has one before it, not {}", keep);
   return {.directory = start.directory,
           .total_steps = horizon.total_steps,
           .checkpoint_every = every > 0 ? every : std::max<std::int64_t>(std::llround(steps_per_epoch), 1),
-          .keep = static_cast<int>(keep),
+          .keep = static_cast<int>(values.integer("keep")),
           .stop_after = values.integer("stop-after"),
           .objective = objective,
           .schedule = parse_schedule(values.text("lr-schedule")),
@@ -110,21 +112,27 @@ int run_train(const CommandContext& context) {
     print_help(session, "credence train [options]\n\n" + describe_options(train_extras(), names));
     return 0;
   }
+  install_signal_handlers();
   const auto control = make_control_communicator(line.training, session);
   require_same_options(line, *control);
   require(!line.training.given("epochs") || !line.training.given("steps"), "give --epochs or --steps, not both");
   const Machine machine = choose_machine(line.training, session, *control);
   Start start = begin_run(line, session, *control);
 
+  set_phase("reading of data");
   std::unique_ptr<DataSource> source;
   collectively(*control, [&] {
     source = open_data(start.values.text("data"), Split::train, data_options(start.values, machine));
   });
+  require_same_data(*source, start.values.text("data"), *control);
+  leave_out_bad_records(*source, start.values.integer("max-bad-records"),
+                        std::max(machine.threads, machine.loader_threads), *control);
   resolve(start.values, source->spec(), machine, session.size());
   const SamplingPlan plan(static_cast<std::uint64_t>(start.values.integer("seed")), source->size(),
                           start.values.integer("batch"), static_cast<int>(start.values.integer("shards")));
   const std::int64_t total_steps = planned_steps(start.values, plan);
 
+  set_phase("start of training");
   Model model = build_model(start.values, source->spec(), machine, {start.resumed, start.checkpoint.get()});
   collectively(*control, [&] { require_known_groups(model.network->module(), *source); });
   const Augmentation augmentation = Augmentation::parse(start.values.text("augment"));
@@ -134,7 +142,8 @@ int run_train(const CommandContext& context) {
       .temperature = start.values.number("temperature"),
       .warmup_steps = std::llround(start.values.number("kl-warmup") * static_cast<double>(total_steps)),
       .is_bound = !augmentation.enabled() && describe_alteration(model.likelihood).empty()};
-  Optimizer optimizer(*model.posterior, optimizer_options(start.values, objective));
+  require_entropy_to_temper(objective, model.posterior->plan());
+  Optimizer optimizer(*model.posterior, optimizer_options(start.values, objective, model));
   const RunIdentity identity{.config = to_ini(start.values, false),
                              .seed = static_cast<std::uint64_t>(start.values.integer("seed")),
                              .shards = plan.shards(),
@@ -157,6 +166,7 @@ int run_train(const CommandContext& context) {
     log_info("the run is finished: {} of {} steps are done; more --epochs or --steps continue it", state.step,
              total_steps);
     state.finished = true;
+    set_status_directory(start.directory.string());
     return conclude(context, line, state, Outcome::finished, start.directory, nlohmann::json::object());
   }
   start.checkpoint.reset();
@@ -165,17 +175,6 @@ int run_train(const CommandContext& context) {
   const bool dealt = deals_members(start.values, model, *source, session.size());
   if (dealt) model.posterior->work_on(members_of_rank(members, session.size(), session.rank()));
   const auto estimator = build_estimator(start.values, machine, model, *communicator);
-  collectively(*control, [&] {
-    if (session.rank() != 0) return;
-    require_space(state, identity, start.directory);
-    write_text_file(start.directory / "config.ini", to_ini(start.values, true));
-  });
-  write_status(session, {{"status", "running"},
-                         {"host", host_name()},
-                         {"ranks", session.size()},
-                         {"first_step", state.step},
-                         {"total_steps", total_steps}});
-
   Loader loader(*source, plan,
                 {.first_step = state.step,
                  .first_shard = estimator->first_shard(),
@@ -192,6 +191,16 @@ int run_train(const CommandContext& context) {
                      .epochs = plan.epochs(total_steps),
                      .classes = is_classification(model.likelihood),
                      .quiet = session.rank() != 0});
+
+  collectively(*control, [&] {
+    if (session.rank() == 0) require_space(state, identity, start);
+  });
+  occupy_directory(start, session, *control);
+  write_status(session, {{"status", "running"},
+                         {"host", host_name()},
+                         {"ranks", session.size()},
+                         {"first_step", state.step},
+                         {"total_steps", total_steps}});
   log_start_table(
       {start, machine, session, *source, model, state.step, total_steps, start.values.text("reduction") == "tree"},
       *control);

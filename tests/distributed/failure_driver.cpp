@@ -1,6 +1,7 @@
 // One way to fail: failure_driver SCENARIO TIMEOUT_SECONDS. Rank 1 misbehaves; failures_test.py looks at the outcome.
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <mpi.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -13,6 +14,8 @@
 #include <thread>
 #include <vector>
 
+#include "credence/base/context.h"
+#include "credence/base/stopwatch.h"
 #include "credence/communication/factory.h"
 
 namespace credence {
@@ -21,6 +24,7 @@ namespace {
 struct Scene {
   MpiSession& session;
   Communicator& world;
+  MpiOptions options;
   bool culprit = false;
 
   void reduce(std::int64_t count = 250'000) {
@@ -74,6 +78,39 @@ void stop_at_the_end(Scene& scene) {
   if (scene.culprit) std::raise(SIGSTOP);
 }
 
+/// Computes for three timeouts and answers meanwhile.
+void work(Scene& scene) {
+  const Stopwatch stopwatch;
+  while (stopwatch.seconds() < 3.0 * scene.options.timeout_seconds) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    scene.world.progress();
+  }
+}
+
+void work_first(Scene& scene) {
+  if (scene.culprit) work(scene);
+  scene.reduce();
+}
+
+/// Likewise on a thread of its own, where the work itself cannot answer.
+void work_aside_first(Scene& scene) {
+  collectively(scene.world, [&] {
+    const auto work = [&] {
+      std::this_thread::sleep_for(std::chrono::duration<double>(3.0 * scene.options.timeout_seconds));
+    };
+    if (scene.culprit) work_aside(scene.world, work);
+  });
+}
+
+/// Rank 1 hangs while its progress thread still has something to do.
+void hang_beside_thread(Scene& scene) {
+  const auto other = make_mpi_communicator(scene.session, scene.options);
+  std::vector<float> values(100'000, 1.0F);
+  Pending pending = (scene.culprit ? scene.world : *other).all_reduce(Buffer{values.data(), 100'000}, Reduction::sum);
+  if (scene.culprit) sleep_long();
+  pending.wait();
+}
+
 const std::map<std::string, void (*)(Scene&)> kScenes{
     {"done", [](Scene& scene) { scene.reduce(); }},
     {"stopped", [](Scene& scene) { scene.reduce(); }},
@@ -81,6 +118,15 @@ const std::map<std::string, void (*)(Scene&)> kScenes{
     {"stop-fast", stop_one},
     {"stop-thread", stop_one},
     {"stop-at-the-end", stop_at_the_end},
+    {"stop-at-the-start", [](Scene&) {}},
+    {"works", work_first},
+    {"works-aside", work_aside_first},
+    {"works-thread", work_first},
+    {"works-at-the-end",
+     [](Scene& scene) {
+       if (scene.culprit) work(scene);
+     }},
+    {"hangs-thread", hang_beside_thread},
     {"never-comes", [](Scene& scene) { scene.culprit ? sleep_long() : scene.reduce(); }},
     {"other-operation", other_operation},
     {"other-count", [](Scene& scene) { scene.reduce(scene.culprit ? 999 : 1000); }},
@@ -109,14 +155,15 @@ int run(MpiSession& session, const std::string& name, double timeout_seconds, st
     MpiOptions options;
     options.timeout_seconds = timeout_seconds;
     options.order = name == "stop-fast" ? ReductionOrder::fast : ReductionOrder::tree;
-    options.progress_thread = name == "stop-thread";
+    options.progress_thread = name.ends_with("-thread");
     const auto world = make_mpi_communicator(session, options);
-    Scene scene{session, *world, session.rank() == 1};
+    Scene scene{session, *world, options, session.rank() == 1};
     scene.reduce();
     kScenes.at(name)(scene);
     return name == "stopped" ? 75 : 0;
   } catch (const Error& error) {
-    why = error.what();
+    const Origin* origin = origin_of(error);
+    why = origin == nullptr ? error.what() : fmt::format("rank {} on {}: {}", origin->rank, origin->host, error.what());
     return static_cast<int>(error.code());
   }
 }
@@ -151,11 +198,30 @@ extern "C" [[noreturn]] void _exit(int code) {
   std::abort();
 }
 
+bool stops_at_start = false;
+
+// In front of the library's: rank 1 stops once MPI itself is up.
+extern "C" int MPI_Iallgather(const void* in, int count, MPI_Datatype type, void* out, int out_count,
+                              MPI_Datatype out_type, MPI_Comm comm, MPI_Request* request) {
+  int rank = 0;
+  PMPI_Comm_rank(comm, &rank);
+  if (stops_at_start && rank == 1) std::raise(SIGSTOP);
+  return PMPI_Iallgather(in, count, type, out, out_count, out_type, comm, request);
+}
+
 int main(int argc, char** argv) {
   credence::open_exit_code_file();
   on_exit([](int code, void*) { credence::record_exit(code); }, nullptr);
-  credence::MpiSession session(argc, argv);
   if (argc != 3) return 2;
+  stops_at_start = argv[1] == std::string("stop-at-the-start");
+  std::optional<credence::MpiSession> started;
+  try {
+    started.emplace(argc, argv, std::atof(argv[2]));
+  } catch (const credence::Error& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    _exit(static_cast<int>(error.code()));
+  }
+  credence::MpiSession& session = *started;
   std::string why;
   const int code = credence::run(session, argv[1], std::atof(argv[2]), why);
   if (!why.empty()) fmt::print(stderr, "[rank {}] {}\n", session.rank(), why);

@@ -18,20 +18,27 @@ LOST, USAGE = 76, 2
 
 # name, exit code of mpirun, exit code of the ranks but 1, of rank 1 (None: killed or stopped), seconds at most, text
 WAITING = TIMEOUT + ASKING + GRACE + MPIRUN
+WORKING = 3 * TIMEOUT + MPIRUN
 SCENARIOS = [
     ("done", 0, 0, 0, MPIRUN, None),
     ("stopped", 75, 75, 75, MPIRUN, None),
     ("stop", LOST, LOST, None, WAITING, r"no answer from rank 1 on "),
     ("stop-fast", LOST, LOST, None, WAITING, r"no answer from rank 1 on "),
     ("stop-thread", LOST, LOST, None, WAITING, r"no answer from rank 1 on "),
-    ("stop-at-the-end", LOST, LOST, None, WAITING, r"not every rank came to the end"),
+    ("stop-at-the-end", LOST, LOST, None, WAITING, r"every rank to come to the end; no answer from rank 1 on "),
+    ("stop-at-the-start", LOST, LOST, None, TIMEOUT + MPIRUN, r"waited 2 s for all ranks to say on which host they are"),
+    ("works", 0, 0, 0, WORKING, r"waited \d s for rank 1 on \S+, still at work"),
+    ("works-aside", 0, 0, 0, WORKING, r"waited \d s for rank 1 on \S+, still at work"),
+    ("works-thread", 0, 0, 0, WORKING, r"waited \d s for rank 1 on \S+, still at work"),
+    ("works-at-the-end", 0, 0, 0, WORKING, r"waited \d s for rank 1 on \S+, still at work"),
+    ("hangs-thread", LOST, LOST, None, WAITING + TIMEOUT, r"no answer from rank 1 on "),
     ("never-comes", LOST, LOST, None, WAITING, r"waited [23]\.\d s in all-reduce 2 of 1000000 bytes; no answer from rank 1 "),
     ("other-operation", LOST, LOST, LOST, WAITING, r"rank 1 on \S+ \(in broadcast 2 of 400000 bytes\)|all-reduce 2 of 400000"),
     ("other-count", LOST, LOST, LOST, WAITING, r"different operations"),
     ("leave-early", LOST, LOST, LOST, WAITING, r"rank 1 on \S+ \(leaving( with an error)?\)"),
     ("user-error", USAGE, USAGE, USAGE, GRACE + MPIRUN, r"rank 1 on \S+ failed: no such option"),
     ("user-error-in-backward", USAGE, USAGE, USAGE, GRACE + MPIRUN, r"rank 1 on \S+ failed: no such option"),
-    ("agreed-error", USAGE, USAGE, USAGE, MPIRUN, r"\[rank 0\] rank 1: no such option"),
+    ("agreed-error", USAGE, USAGE, USAGE, MPIRUN, r"\[rank 0\] rank 1 on \S+: no such option"),
     ("kill", 137, None, None, MPIRUN, None),
     ("exit", 3, None, 3, MPIRUN, None),
 ]

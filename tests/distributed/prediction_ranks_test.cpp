@@ -100,6 +100,7 @@ void expect_ranks_change_nothing(const Case& test, ReductionOrder order) {
                 .seed = 9,
                 .block = 8,
                 .keep_probabilities = true,
+                .surface = true,
                 .checks = parse_statistics(
                     is_classification(model.likelihood) ? "accuracy,class-entropy" : "mean,variance,minimum,maximum",
                     is_classification(model.likelihood))});

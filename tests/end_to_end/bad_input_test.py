@@ -6,7 +6,7 @@ import struct
 import subprocess
 import unittest
 
-from support import ENVIRONMENT, EXECUTABLE, MOONS, MPIRUN, RunTest, checkpoints, run
+from support import ENVIRONMENT, EXECUTABLE, MOONS, MPIRUN, RunTest, checkpoints, files, finish, run, start_ranks
 
 
 def idx(images, labels, pixels=28):
@@ -36,7 +36,12 @@ class CommandLine(RunTest):
                               ("--epochs", "-3"), ("--steps", "0"), ("--shards", "0"), ("--seed", "-1"), ("--keep", "1"),
                               ("--prior", "normal:0"), ("--kl-warmup", "2"), ("--weight-samples", "0"),
                               ("--initial-scale", "0"), ("--timeout-seconds", "0"), ("--beta1", "1"),
-                              ("--clip-norm", "nan"), ("--hess-init", "0"), ("--clip-radius", "-1"), ("--lars-trust", "-1"), ("--log-every", "0")):
+                              ("--clip-norm", "nan"), ("--hess-init", "0"), ("--clip-radius", "-1"), ("--lars-trust", "-1"), ("--log-every", "0"),
+                              ("--temperature", "-1"), ("--kl-weight", "-1"), ("--initial-scale", "1e40"),
+                              ("--lr-warmup", "-5"), ("--max-bad-records", "-1"), ("--stop-after", "-3"),
+                              ("--checkpoint-every", "-1"), ("--momentum", "5"), ("--swag-start", "1"), ("--swag-every", "0"),
+                              ("--keep", "5000000000"), ("--steps", "5000000000"), ("--shards", "4294967297"),
+                              ("--epochs", "900000000"), ("--loader-threads", "0"), ("--threads", "0")):
             with self.subTest(option=option, value=value):
                 self.refuse("train", *[item for item in MOONS if option != "--batch" or item not in ("--batch", "64")],
                             option, value, ranks=1)
@@ -46,7 +51,8 @@ class CommandLine(RunTest):
         self.refuse("train", *MOONS, "--epochs", "2", "--steps", "5", words=("--steps",))
         for options, way_out in ((("--posterior", "point"), "use adam or sgd"), (("--clip-norm", "1"), "--clip-radius"),
                                  (("--initial-scale", "0.1"), "--hess-init"), (("--scale-lr", "0.1"), "leave --scale-lr"),
-                                 (("--temperature", "0"), "positive KL weight"), (("--posterior", "low-rank:2"), "use adam")):
+                                 (("--temperature", "0"), "positive KL weight"), (("--posterior", "low-rank:2"), "use adam"),
+                                 (("--prior", "fc1=student-t"), "use adam")):
             self.refuse("train", *MOONS, "--optimizer", "ivon", *options, words=(way_out,))
         self.refuse("train", *MOONS, "--optimizer", "lars", "--clip-norm", "1", words=("leave --clip-norm out",))
         self.refuse("train", *MOONS, "--prior", "none", words=("mean-field",))
@@ -62,10 +68,14 @@ class CommandLine(RunTest):
         self.refuse("train", *MOONS, "--estimator", "flipout", "--posterior", "dropout:0.1", words=("dropout:0.1", "reparam"))
         self.refuse("train", *MOONS[:2], "--network", "constant", "--estimator", "local-reparam", words=("credence::Linear",))
         self.refuse("train", *MOONS, "--estimator", "flipout", "--noise", "antithetic", words=("--noise shared",))
+        self.refuse("train", "--network", "vit:7,1,16,2", "--estimator", "flipout", words=("tokens", "--estimator reparam"))
 
     def test_posteriors_that_do_not_fit(self):
         self.refuse("train", *MOONS, "--posterior", "point", "--prior", "horseshoe:0.1", words=("infinite at zero", "mean-field"))
         self.refuse("train", "--network", "resnet20", "--posterior", "full-rank", words=("4096", "low-rank:K"))
+        self.refuse("train", *MOONS, "--posterior", "sparse", "--prior", "normal:1", words=("log-uniform", "leave --prior out"))
+        self.refuse("train", *MOONS, "--posterior", "dropout:0.1", "--temperature", "0.5", words=("entropy", "--kl-weight"))
+        self.refuse("train", *MOONS, "--posterior", "laplace", "--kl-weight", "0", words=("no prior", "--posterior point"))
 
     def test_ranks_and_shards(self):
         self.refuse("train", *MOONS, "--shards", "2", ranks=4, words=("--shards 2", "4 ranks"))
@@ -91,6 +101,57 @@ class CommandLine(RunTest):
         config.write_text("network = mlp:4\nlearning-rate = 1\n")
         self.refuse("train", *MOONS[:2], "--config", config, words=("learning-rate", "line 2"))
         self.refuse("train", *MOONS, "--config", self.folder / "missing.ini", words=("missing.ini",))
+
+    def test_numbers_of_other_commands_out_of_range(self):
+        self.succeed("train", *MOONS, "--steps", 2, "--progress", "none", "--out", self.folder / "kept")
+        loaded = ("--checkpoint", self.folder / "kept")
+        images = ("images:/nowhere", self.folder / "pack.h5")
+        for command, option, value, rest in (("evaluate", "--samples", "0", loaded), ("evaluate", "--max-bad-records", "-1", loaded),
+                                             ("evaluate", "--timeout-seconds", "-1", loaded),
+                                             ("predict", "--samples", "-2", (*loaded, "--data", "moons")),
+                                             ("predict", "--examples", "5-2", (*loaded, "--data", "moons")),
+                                             ("export", "--draws", "0", (*loaded, "--to", "netcdf", self.folder / "draws.nc")),
+                                             ("plan", "--ranks", "0", ()), ("plan", "--batch", "-1", ()), ("plan", "--stop-after", "-1", ()),
+                                             ("pack", "--max-bad-records", "-1", images),
+                                             ("pack", "--quality", "101", ("--encoding", "jpeg", *images))):
+            with self.subTest(command=command, option=option):
+                self.assert_refused(run(command, option, value, *rest), 2, option)
+
+    def test_refused_overwrite_leaves_the_run(self):
+        kept = self.folder / "kept"
+        self.succeed("train", *MOONS, "--steps", 9, "--checkpoint-every", 3, "--progress", "none", "--out", kept, ranks=2)
+        before = files(kept)
+        self.assertIn("log-1.txt", before)
+        for option, value in (("--lr", "fast"), ("--data", "csv:/nowhere.csv"), ("--network", "lenet"), ("--prior", "gauss"),
+                              ("--posterior", "meanfield"), ("--likelihood", "categoric"), ("--optimizer", "adm"),
+                              ("--lr-schedule", "cos"), ("--noise", "shards"), ("--estimator", "flip"), ("--weight-samples", "0"),
+                              ("--augment", "rotate"), ("--laplace-precision", "much"), ("--progress", "loud"), ("--keep", "1"),
+                              ("--epochs", "0"), ("--batch", "63"), ("--init", self.folder / "nothing.h5")):
+            with self.subTest(option=option):
+                options = {**dict(zip(MOONS[::2], MOONS[1::2])), option: value}
+                result = run("train", *[word for pair in options.items() for word in pair], "--shards", 2, "--overwrite", "--out", kept)
+                self.assertIn(result.code, (2, 65, 74), result)
+                self.assertEqual(files(kept), before)
+        self.succeed("train", *MOONS, "--seed", 3, "--steps", 2, "--overwrite", "--progress", "none", "--out", kept)
+        self.assertEqual(sorted(files(kept)), ["checkpoint-00000002.h5", "config.ini", "log.txt", "status.json"])
+        self.assertNotIn("checkpoint-00000009", (kept / "log.txt").read_text())
+
+    def test_refused_command_leaves_the_status(self):
+        kept = self.folder / "kept"
+        self.succeed("train", *MOONS, "--steps", 5, "--progress", "none", "--out", kept)
+        before = (kept / "status.json").read_bytes()
+        self.assert_refused(run("train", "--out", kept, "--lr", "0.5", ranks=2), 2, "--lr")
+        self.assert_refused(run("train", "--out", kept, "--steps", 9, "--progress", "loud"), 2, "loud")
+        self.assertEqual((kept / "status.json").read_bytes(), before)
+
+    def test_resume_into_a_directory_of_another_run(self):
+        for seed in (1, 2):
+            self.succeed("train", *MOONS, "--seed", seed, "--steps", 5, "--progress", "none", "--out", self.folder / str(seed))
+        before = files(self.folder / "2")
+        result = run("train", "--resume", checkpoints(self.folder / "1")[-1], "--steps", 9, "--out", self.folder / "2", ranks=2)
+        self.assert_refused(result, 2, "--seed is 1 and 2", "another --out")
+        after = files(self.folder / "2")
+        self.assertEqual({name: after[name] for name in before}, before)
 
     def test_resume_with_other_options(self):
         options = ("train", *MOONS, "--steps", 5, "--progress", "none", "--out", self.folder / "kept")
@@ -135,6 +196,21 @@ class Data(RunTest):
         table = self.folder / "table.csv"
         table.write_text("x1,x2,y\n1,2,0\n3,nan,1\n")
         self.refuse("table.csv", "line 3", data=f"csv:{table}")
+
+    def test_ranks_with_different_data(self):
+        rows = [f"{i * 0.1},{i % 7},{i % 2}\n" for i in range(40)]
+        for name, lines in (("a", rows), ("content", ["9,9,1\n", *rows[1:]]), ("size", [*rows, "1,1,1\n"])):
+            (self.folder / name).mkdir()
+            (self.folder / name / "table.csv").write_text("x1,x2,y\n" + "".join(lines))
+        command = (EXECUTABLE, "train", "--data", "csv:table.csv", "--network", "mlp:4", "--batch", 8, "--steps", 3, "--out",
+                   self.folder / "run")
+        for other in ("content", "size"):
+            with self.subTest(other=other):
+                result = finish(start_ranks("-np", 1, "-wdir", self.folder / "a", *command, ":",
+                                            "-np", 1, "-wdir", self.folder / other, *command))
+                self.assert_refused(result, 65, "rank 1 on", "csv:table.csv", "40 examples")
+                self.assertNotIn("step 1/", result.stderr)
+                self.assertEqual(checkpoints(self.folder / "run"), [])
 
     def test_dataset_changed_under_a_run(self):
         table = self.folder / "table.csv"

@@ -4,12 +4,13 @@ import json
 import math
 import os
 import pathlib
+import signal
 import subprocess
 import unittest
 
 import h5py
 
-from support import MOONS, RunTest, checkpoints, run
+from support import EXECUTABLE, MOONS, RunTest, checkpoints, finish, run, start, start_ranks, wait_until
 
 
 class Commands(RunTest):
@@ -35,6 +36,34 @@ class Commands(RunTest):
         with h5py.File(self.folder / "predictions-1.h5") as predictions:
             self.assertEqual(predictions["surface/probability"].shape, (100, 100))
 
+    def test_a_predictions_file_that_cannot_be_made_costs_nothing(self):
+        self.succeed("train", *MOONS, "--steps", 5, "--progress", "none", "--out", self.folder / "run")
+        evaluate = ("evaluate", "--checkpoint", self.folder / "run", "--samples", 2, "--json", "--predictions")
+        # Before the checkpoint is read.
+        nowhere = ("evaluate", "--checkpoint", self.folder / "none", "--predictions", self.folder / "no/where.h5")
+        for ranks in (1, 2):
+            self.assert_refused(run(*nowhere, ranks=ranks), 74, "no/where.h5 cannot be created", "create it first")
+            self.assert_refused(run(*evaluate, self.folder, ranks=ranks), 74, "is a folder")
+        self.assertEqual([file.name for file in self.folder.iterdir()], ["run"])
+        disk = self.small_disk("16k")
+        (disk / "filler").write_bytes(bytes(16384))
+        result = self.run_with_code(74, *evaluate, disk / "out.h5")
+        self.assertIn("accuracy", result.json)
+        self.assertEqual([file.name for file in disk.iterdir()], ["filler"])
+
+    def test_a_signal_ends_what_has_no_checkpoint_to_write(self):
+        self.succeed("train", *MOONS, "--steps", 5, "--progress", "none", "--out", self.folder)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            process = start("evaluate", "--checkpoint", self.folder, "--samples", 1000000)
+
+            def processor_seconds(pid=process.pid):
+                fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+            wait_until(lambda: processor_seconds() > 2.0, "evaluation to be under way")
+            process.send_signal(number)
+            self.assertEqual(finish(process, 30).code, -number)
+
     def test_plan_tells_what_a_run_takes(self):
         for ranks, options in ((1, ("--network", "resnet20", "--batch", 128)),
                                (1, ("--network", "mlp:1200,1200", "--batch", 128, "--posterior", "point")),
@@ -57,6 +86,50 @@ class Commands(RunTest):
                 size = os.path.getsize(checkpoints(self.folder)[-1])
                 self.assertLess(abs(plan["checkpoint_bytes"] - size), 0.05 * size)
                 self.assertEqual(plan["steps"], 25)
+                self.assertEqual((plan["data"], plan["input_shape"]), ("fashion-mnist", [1, 28, 28]))
+
+    def test_plan_counts_decoded_images_as_they_are_kept(self):
+        """Bytes until they are tensors; a ring of a loader's batches, and not more."""
+        pack = self.folder / "pack.h5"
+        self.succeed("pack", "fashion-mnist", pack)
+        for batch in (512, 2048):
+            with self.subTest(batch=batch):
+                options = ("--data", f"pack:{pack}", "--image-size", "64", "--network", "mlp:16", "--batch", batch, "--steps", 12,
+                           "--threads", 1, "--json")
+                plan = self.succeed("plan", *options).json
+                result = self.succeed("train", *options, "--progress", "none", "--overwrite", "--out", self.folder / "run").json
+                self.assertEqual(plan["input_shape"], [1, 64, 64])
+                self.assertLess(abs(plan["memory_bytes_of_rank_0"] - result["peak_memory_bytes"]),
+                                0.1 * result["peak_memory_bytes"])
+                self.assertEqual(plan["memory"]["batches"], 5 * batch * (64 * 64 + 8))
+                self.assertEqual(plan["device_memory_bytes"], 0)
+
+    def test_learning_rates_grow_with_the_batch(self):
+        train = ("train", *MOONS, "--lr", "0.01", "--lr-schedule", "constant", "--steps", 6, "--progress", "none", "--out",
+                 self.folder)
+
+        def rates(*options):
+            result = self.succeed(*train, "--overwrite", *options)
+            with h5py.File(checkpoints(self.folder)[-1]) as file:
+                return result, file["history/learning_rate"][()].tolist()
+
+        batch = int(MOONS[MOONS.index("--batch") + 1])
+        plain, rate = rates()
+        self.assertEqual(rate, [0.01] * 6)
+        self.assertNotIn(" by linear", plain.stderr)
+        for rule, factor in ((f"linear:{4 * batch}", 0.25), (f"linear:{batch // 4}", 4.0), (f"sqrt:{batch // 4}", 2.0)):
+            with self.subTest(rule=rule):
+                result, scaled = rates("--lr-scaling", rule)
+                self.assertEqual(scaled, [0.01 * factor] * 6)
+                self.assertIn(f"lr 0.01 x {factor:g} by {rule}", result.stderr)
+        _, warmed = rates("--lr-warmup", "0.5")
+        _, both = rates("--lr-warmup", "0.5", "--lr-scaling", f"linear:{batch // 4}")
+        self.assertLess(warmed[0], warmed[1])
+        for one, other in zip(warmed, both):
+            self.assertAlmostEqual(other, 4 * one, delta=1e-12)
+        self.assert_refused(run(*train, "--lr-scaling", "none"), 2, "--lr-scaling", "linear")
+        for wrong in ("linear", "linear:0", "sqrt:x", "none:3", "liner:256"):
+            self.assert_refused(run(*train, "--overwrite", "--lr-scaling", wrong), 2, "lr-scaling")
 
     def test_corrupted_images_are_harder(self):
         self.succeed("train", "--network", "lenet5", "--batch", 128, "--steps", 120, "--progress", "none", "--out", self.folder)
@@ -122,6 +195,11 @@ class Commands(RunTest):
         report = self.succeed("doctor", "--json", ranks=2).json
         self.assertTrue(all(finding["good"] for finding in report.values()), report)
         self.assertIn("train", self.succeed("--help").stdout)
+        self.assertNotIn("ranks", report["kernels"])
+        alone = ("-np", "1", "env", "OMP_NUM_THREADS=1", EXECUTABLE, "doctor")
+        other = ("-np", "1", "env", "OMP_NUM_THREADS=2", EXECUTABLE, "doctor")
+        differing = start_ranks(*alone, ":", *other)
+        self.assertRegex(finish(differing).stdout, r"host +ok .* 1 threads for this rank\n +ok +on rank 1: .* 2 threads for this rank\n")
         for command in ("train", "evaluate", "predict", "export", "inspect", "doctor"):
             self.assertIn("--help", self.succeed(command, "--help").stdout)
 
@@ -129,6 +207,41 @@ class Commands(RunTest):
         result = self.succeed("train", *MOONS, "--steps", 5, "--json", "--out", self.folder, ranks=2)
         self.assertEqual(len(result.stdout.strip().splitlines()), 1)
         self.assertEqual(json.loads(result.stdout)["outcome"], "finished")
+
+    def test_help_names_every_kind(self):
+        help_of = {line.split()[0]: line for line in self.succeed("train", "--help").stdout.splitlines() if "--" in line}
+        for option in ("--data", "--network", "--posterior", "--prior", "--likelihood", "--optimizer", "--estimator"):
+            options = {"--data": "moons", "--network": "linear", option: "no-such-kind"}
+            refused = run("train", *[word for pair in options.items() for word in pair], "--out", self.folder / "run")
+            self.assertRegex(refused.stderr, r"Known: [a-z]")
+            for kind in refused.stderr.split("Known: ")[1].split(".")[0].split(", "):
+                if (option, kind) == ("--posterior", "categorical"):
+                    continue  # of the depth of adaptive-depth, which has no other
+                with self.subTest(option=option, kind=kind):
+                    self.assertIn(kind, help_of[option])
+
+    def test_a_terminal_leaves_the_log_its_lines(self):
+        result = self.succeed("train", *MOONS, "--steps", 40, "--log-every", 10, "--out", self.folder,
+                              environment={"CREDENCE_TERMINAL_COLUMNS": "60"})
+        self.assertIn("\x1b[K", result.stderr)
+        self.assertNotIn("img/s", result.stderr)  # cut off by the terminal's width
+        lines = [line for line in (self.folder / "log.txt").read_text().splitlines() if "img/s" in line]
+        self.assertEqual([line.split("step ")[1].split(" ")[0] for line in lines], ["10/40", "20/40", "30/40", "40/40"])
+
+    def test_config_file_takes_a_command_s_own_names(self):
+        config = self.folder / "run.ini"
+        config.write_text(f"data = moons\nnetwork = mlp:4\nsteps = 5\nout = {self.folder}/run\noverwrite = true\njson = true\n")
+        for _ in range(2):  # not finished at once: started anew
+            self.assertIn("bytes_sent", self.succeed("train", "--config", config).json)
+        other = self.succeed("train", "--config", config, "--out", self.folder / "other").json
+        self.assertIn("other", other["checkpoint"])
+        config.write_text("overwrite = perhaps\n")
+        self.assert_refused(run("train", "--config", config), 2, "line 1", "overwrite", "perhaps")
+        config.write_text(f"checkpoint = {self.folder}/run\nsamples = 2\njson = true\n")
+        self.assertEqual(self.succeed("evaluate", "--config", config).json["samples"], 2)
+        self.assertEqual(self.succeed("evaluate", "--config", config, "--samples", 3).json["samples"], 3)
+        config.write_text("sampels = 2\n")
+        self.assert_refused(run("evaluate", "--config", config), 2, "line 1", "sampels", "did you mean 'samples'")
 
     def test_config_ini_starts_the_same_run(self):
         self.succeed("train", *MOONS, "--steps", 10, "--seed", 4, "--out", self.folder / "a", ranks=2)

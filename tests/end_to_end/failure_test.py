@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
 import time
 import unittest
 
-from support import MOONS, RunTest, checkpoints, children, finish, run, start, wait_until
+from support import MOONS, RunTest, checkpoints, children, files, finish, run, start, start_ranks, wait_until
 
 
 def training(directory):
@@ -49,6 +50,28 @@ class LostRanks(RunTest):
         self.assertEqual((status["status"], status["exit_code"]), ("failed", 76))
         self.assertIn("rank 2", status["message"])
 
+    def test_stopped_rank_0_is_noticed_by_the_others(self):
+        process, pids = self.begin(2)
+        began = time.monotonic()
+        os.kill(pids[0], signal.SIGSTOP)
+        result = finish(process, 60)
+        self.assertEqual(result.code, 76, result)
+        self.assertLess(time.monotonic() - began, 5 + 10)
+        self.assertRegex(result.stderr, r"error: rank 1 on \S+: .*no answer from rank 0 on \S+ \(in training, step \d+\)")
+        status = json.loads((self.folder / "run" / "status.json").read_text())
+        self.assertEqual((status["status"], status["exit_code"]), ("failed", 76))
+        self.assertIn("rank 0", status["message"])
+
+    def test_stopped_rank_is_noticed_in_an_evaluation(self):
+        self.succeed("train", *MOONS, "--steps", 3, "--progress", "none", "--out", self.folder / "run", ranks=2)
+        process = start("evaluate", "--checkpoint", self.folder / "run", "--samples", 40000, "--timeout-seconds", 5, ranks=2)
+        pids = wait_until(lambda: len(found := children(process.pid)) == 2 and found, "2 ranks")
+        time.sleep(2)
+        os.kill(pids[1], signal.SIGSTOP)
+        result = finish(process, 120)
+        self.assertEqual(result.code, 76, result)
+        self.assertRegex(result.stderr, r"error: rank 0 on \S+: .*no answer from rank 1 on \S+ \(in (evaluation|reading of .*)\)")
+
     def test_killed_rank_ends_the_job(self):
         process, pids = self.begin(2)
         began = time.monotonic()
@@ -78,6 +101,26 @@ class LostRanks(RunTest):
         self.assertEqual(checkpoints(self.folder / "run")[-1].name, f"checkpoint-{status['step']:08}.h5")
 
 
+class ErrorLines(RunTest):
+    """The first line of an error says where it began and in what."""
+
+    def test_what_only_rank_1_meets(self):
+        for name in ("with", "without"):
+            (self.folder / name).mkdir()
+        (self.folder / "with" / "table.csv").write_text("x,y\n" + "1,0\n2,1\n" * 50)
+        command = (os.environ["CREDENCE_EXECUTABLE"], "train", "--data", "csv:table.csv", "--out", self.folder / "run")
+        process = start_ranks("-np", 1, "-wdir", self.folder / "with", *command, ":",
+                              "-np", 1, "-wdir", self.folder / "without", *command)
+        result = finish(process)
+        self.assert_refused(result, 65, "table.csv")
+        self.assertRegex(result.stderr, r"(?m)^error: rank 1 on \S+: [^:]*table\.csv.* \(in reading of data\)$")
+
+    def test_what_training_meets(self):
+        result = run("train", *MOONS, "--lr", 1e30, "--steps", 50, "--progress", "none", "--out", self.folder / "run", ranks=2)
+        self.assert_refused(result, 93)
+        self.assertRegex(result.stderr, r"(?m)^error: rank 0 on \S+: .* \(in training, step \d+\)$")
+
+
 class Directory(RunTest):
     def test_second_job_names_the_owner(self):
         process = start("train", *MOONS, "--steps", 1000000, "--progress", "none", "--out", self.folder / "run")
@@ -90,7 +133,18 @@ class Directory(RunTest):
     def test_directory_that_cannot_be_made(self):
         (self.folder / "file").write_text("")
         self.assert_refused(run("train", *MOONS, "--steps", 3, "--out", self.folder / "file" / "run", ranks=2), 74,
-                            "file/run")
+                            "file/run", "--out")
+
+    def test_directory_that_cannot_be_written(self):
+        mount = self.small_disk("4m")
+        options = ("train", *MOONS, "--shards", 2, "--progress", "none", "--out", mount / "run")
+        self.succeed(*options, "--steps", 5)
+        before = files(mount / "run")
+        subprocess.run(["mount", "-o", "remount,ro", mount], check=True)
+        self.assert_refused(run(*options, "--steps", 9, ranks=2), 74, str(mount / "run"), "Read-only", "--out")
+        self.assert_refused(run(*options, "--steps", 9, "--overwrite"), 74, str(mount / "run"), "Read-only", "--out")
+        self.assert_refused(run(*options[:-1], mount / "new"), 74, str(mount / "new"), "--out")
+        self.assertEqual(files(mount / "run"), before)
 
     def test_full_disk(self):
         mount = self.small_disk("4m")
@@ -144,6 +198,18 @@ class DamagedCheckpoints(RunTest):
                 self.assertIn(self.newest.name, result.stderr)
                 self.assertIn("skipping", result.stderr)
                 self.assert_same_bits(straight, self.newest)
+
+    def test_every_checkpoint_of_a_directory_is_verified(self):
+        files = checkpoints(self.folder / "run")
+        self.assertGreaterEqual(len(files), 3)
+        sound = self.succeed("inspect", "--verify", self.folder / "run")
+        for file in files:
+            self.assertRegex(sound.stdout, rf"{file.name}: sound")
+        self.damage(files[1], 5000)
+        damaged = run("inspect", "--verify", self.folder / "run", "--json")
+        self.assert_refused(damaged, 65, f"1 of {len(files)} checkpoints", files[1].name)
+        self.assertEqual({pathlib.Path(one["file"]).name: one["sound"] for one in damaged.json["files"]},
+                         {file.name: file != files[1] for file in files})
 
     def test_all_damaged_is_never_a_fresh_start(self):
         for file in checkpoints(self.folder / "run"):

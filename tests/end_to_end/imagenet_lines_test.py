@@ -25,11 +25,15 @@ class Lines(RunTest):
             config = arguments[arguments.index("--config") + 1]
             arguments[arguments.index("--config") + 1] = HERE.parents[2] / config
             batch = int(arguments[arguments.index("--batch") + 1])
+            # Fine-tuning begins somewhere, and the files' rates are for other batches.
+            self.assertEqual("--init resnet50.pth" in line, config.endswith("resnet50-mean-field.ini"), line)
+            self.assertEqual("--lr " in line, "--optimizer lars" in line, line)
             ranks = nodes * tasks
             with self.subTest(line=line):
                 # Fashion-MNIST in the place of ImageNet, and few examples a rank: what is held is that the options go together.
                 arguments[arguments.index("--batch") + 1] = 2 * ranks
-                arguments = [word for word in arguments if word != "--out" and not str(word).startswith("runs/")]
+                dropped = {"--out", "--init", "resnet50.pth"}  # no such file here, and of other classes
+                arguments = [word for word in arguments if word not in dropped and not str(word).startswith("runs/")]
                 plan = self.succeed("plan", *arguments, "--data", f"pack:{pack}", "--image-size", "32", "--ranks", ranks,
                                     "--threads", 1, "--json").json
                 self.assertEqual(plan["ranks"], ranks)

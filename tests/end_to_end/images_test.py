@@ -6,28 +6,17 @@ import shutil
 import signal
 import subprocess
 import unittest
-import zlib
 
 import h5py
 import numpy as np
 
 from experiments_test import short
+from images import png
 from support import RunTest, checkpoints, children, contents, run, start, wait_until
 
 REFERENCES = pathlib.Path(__file__).resolve().parents[1] / "references"
-TRAIN = ["train", "--network", "resnet20", "--image-size", "32", "--augment", "resized-crop,flip,jitter:0.2", "--batch", "8",
-         "--shards", "2", "--steps", 2, "--progress", "none"]
-
-
-def png(pixels):
-    """The bytes of a PNG file with these pixels, uint8 [height, width, 3]."""
-    def chunk(kind, data):
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    height, width, _ = pixels.shape
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
-    rows = b"".join(b"\0" + pixels[y].tobytes() for y in range(height))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+SMALL = ["train", "--network", "resnet20", "--image-size", "32", "--batch", "8", "--shards", "2", "--progress", "none"]
+TRAIN = [*SMALL, "--augment", "resized-crop,flip,jitter:0.2", "--steps", 2]
 
 
 class Images(RunTest):
@@ -47,9 +36,38 @@ class Images(RunTest):
     def pack(self, source, *arguments, file="packed.h5", **options):
         return self.succeed("pack", f"images:{source}", self.folder / file, *arguments, **options)
 
-    def train(self, data, out, ranks=1, *more):
-        self.succeed(*TRAIN, "--data", data, "--out", self.folder / out, *more, ranks=ranks)
+    def as_jpegs(self, source):
+        """The same images as JPEG files, which a pack makes of them."""
+        self.pack(source, "--encoding", "jpeg", file="jpegs.h5")
+        folder = self.folder / "jpegs"
+        with h5py.File(self.folder / "jpegs.h5") as file:
+            data = bytes(file["bytes"][:])
+            for i, path in enumerate(bytes(file["paths"][()]).split(b"\0")[:-1]):
+                name = folder / ("train", "test")[file["split"][i]] / path.decode()
+                name.parent.mkdir(parents=True, exist_ok=True)
+                begin = file["offset"][i]
+                name.write_bytes(data[begin:begin + file["length"][i]])
+        return folder
+
+    def train(self, data, out, ranks=1, *more, command=TRAIN):
+        self.succeed(*command, "--data", data, "--out", self.folder / out, *more, ranks=ranks)
         return checkpoints(self.folder / out)[-1]
+
+    def assert_same_pack(self, one, other):
+        with h5py.File(one) as a, h5py.File(other) as b:
+            self.assertEqual(dict(a.attrs), dict(b.attrs))
+            self.assertEqual(sorted(a), sorted(b))
+            for name in a:
+                self.assertTrue(np.array_equal(a[name][()], b[name][()]), name)
+
+    def assert_resumes_with_the_same_bits(self, data, command, *first_start):
+        """A run in one go, and one that is stopped and goes on, on another number of ranks."""
+        straight = self.train(data, "straight", 1, *first_start, command=command)
+        for first, second in ((1, 2), (2, 1)):
+            out = self.folder / f"resumed{first}"
+            stopped = run(*command, "--data", data, "--out", out, *first_start, "--stop-after", 3, ranks=first)
+            self.assertEqual(stopped.code, 75, stopped)
+            self.assert_same_bits(straight, self.train(data, out, second, "--loader-threads", "2", command=command))
 
     def test_the_same_bits_from_folders_and_packs_on_any_ranks(self):
         source = self.make()
@@ -62,6 +80,9 @@ class Images(RunTest):
             a, b = contents(plain), contents(other)
             different = [name for name in a if a[name].tobytes() != b[name].tobytes()]
             self.assertEqual(different, [], out)
+        jpegs = f"images:{self.as_jpegs(source)}"
+        command = [*SMALL, "--augment", "resized-crop:0.05,flip,jitter:0.2", "--steps", 4]
+        self.assert_resumes_with_the_same_bits(jpegs, command)
         result = self.succeed("evaluate", "--checkpoint", self.folder / "two", "--samples", 2, "--json", "--ood", f"images:{source}")
         self.assertEqual(result.json["split"] if "split" in result.json else "test", "test")
         self.assertGreater(result.json["accuracy"], 0.0)
@@ -89,21 +110,74 @@ class Images(RunTest):
         parts = self.folder / "packed.h5.parts"
         process = start("pack", f"images:{source}", self.folder / "packed.h5", ranks=2)
         journals = lambda: sum(f.stat().st_size for f in parts.glob("*.journal")) if parts.exists() else 0
-        wait_until(lambda: journals() > 64 * 40 or process.poll() is not None, "some records of a pack")
+        wait_until(lambda: journals() > 80 * 40 or process.poll() is not None, "some records of a pack")
         for pid in children(process.pid):
             os.kill(pid, signal.SIGKILL)
         process.communicate(timeout=60)
         self.assertFalse((self.folder / "packed.h5").exists(), "killed too late: the test needs more images")
         refused = run("pack", f"images:{source}", self.folder / "packed.h5", "--encoding", "raw")
-        self.assert_refused(refused, 2, "other data or with other options")
+        self.assert_refused(refused, 2, "another --encoding")
+        (self.folder / "others" / "ant").mkdir(parents=True)
+        shutil.copy(source / "train" / "ant" / "00000.JPEG", self.folder / "others" / "ant" / "another.JPEG")
+        refused = run("pack", f"images:{self.folder / 'others'}", self.folder / "packed.h5")
+        self.assert_refused(refused, 2, "begun from other data")
         result = self.pack(source, "--json")
         self.assertGreater(result.json["resumed"], 30)
         self.assertEqual(result.json["images"], 604)
         self.assertFalse(parts.exists())
         self.pack(source, file="whole.h5")
-        with h5py.File(self.folder / "packed.h5") as a, h5py.File(self.folder / "whole.h5") as b:
-            for name in a:
-                self.assertTrue(np.array_equal(a[name][()], b[name][()]), name)
+        self.assert_same_pack(self.folder / "packed.h5", self.folder / "whole.h5")
+
+    def test_a_finished_pack_is_left_alone(self):
+        source = self.make()
+        self.pack(source)
+        file, parts = self.folder / "packed.h5", self.folder / "packed.h5.parts"
+        made = file.stat()
+        for ranks in (1, 2):  # the second time as if killed between renaming the file and removing the parts
+            result = self.pack(source, "--json", ranks=ranks)
+            self.assertEqual((result.json["images"], result.json["resumed"]), (24, 24))
+            self.assertIn("is finished", result.stderr)
+            self.assertEqual((file.stat().st_ino, file.stat().st_mtime_ns), (made.st_ino, made.st_mtime_ns))
+            self.assertFalse(parts.exists())
+            parts.mkdir()
+            (parts / "part-0000.bytes").write_bytes(b"left")
+        self.pack(source)
+        self.assertFalse(parts.exists())
+        self.assert_refused(run("pack", f"images:{source}", file, "--encoding", "raw"), 2, "--overwrite")
+        (source / "test" / "bee" / "00000.JPEG").unlink()
+        self.assert_refused(run("pack", f"images:{source}", file), 2, "--overwrite")
+        result = self.pack(source, "--overwrite", "--json")
+        self.assertEqual((result.json["images"], result.json["resumed"]), (23, 0))
+
+    def test_mended_files_leave_the_others_packed(self):
+        source = self.make()
+        files = [source / "train" / name for name in ("ant/00000.JPEG", "ant/00003.JPEG", "bee/00007.JPEG")]  # 0, 3 and 15 of 24
+        good = [file.read_bytes() for file in files]
+        files[1].write_bytes(bytes(len(good[1])))
+        files[2].write_bytes(good[2][:700])
+        packing = ("pack", f"images:{source}", self.folder / "packed.h5", "--loader-threads", 1, "--max-bad-records", 1, "--json")
+        self.assert_refused(run(*packing), 65, "00007.JPEG")
+        # What is packed is not read again: no bad record is allowed now, and this one would be.
+        files[0].write_bytes(bytes(len(good[0])))
+        files[1].write_bytes(good[1])
+        files[2].write_bytes(good[2])
+        result = self.succeed(*packing[:5], "--json")
+        self.assertEqual((result.json["images"], result.json["bad"], result.json["resumed"]), (24, 0, 14))
+        files[0].write_bytes(good[0])
+        self.pack(source, file="fresh.h5")
+        self.assert_same_pack(self.folder / "packed.h5", self.folder / "fresh.h5")
+
+    def test_a_file_taken_out_leaves_the_others_packed(self):
+        source = self.make()
+        (source / "test" / "ant" / "00002.JPEG").write_bytes(b"a text")  # record 18 of 24
+        packing = ("pack", f"images:{source}", self.folder / "packed.h5", "--loader-threads", 1, "--json")
+        self.assert_refused(run(*packing), 65, "00002.JPEG")
+        (source / "test" / "ant" / "00002.JPEG").unlink()
+        (source / "train" / "ant" / "00000.JPEG").unlink()
+        result = self.succeed(*packing)
+        self.assertEqual((result.json["images"], result.json["resumed"]), (22, 17))
+        self.pack(source, file="fresh.h5")
+        self.assert_same_pack(self.folder / "packed.h5", self.folder / "fresh.h5")
 
     def test_gray_images_as_jpegs(self):
         losses = []
@@ -128,9 +202,7 @@ class Images(RunTest):
         result = self.succeed(*packing)
         self.assertEqual((result.json["images"], result.json["resumed"]), (84, 84))
         self.pack(source, file="whole.h5")
-        with h5py.File(disk / "packed.h5") as a, h5py.File(self.folder / "whole.h5") as b:
-            for name in a:
-                self.assertTrue(np.array_equal(a[name][()], b[name][()]), name)
+        self.assert_same_pack(disk / "packed.h5", self.folder / "whole.h5")
 
     def test_a_network_of_torchvision_trains_on_a_pack(self):
         self.pack(self.make(train=40, size=32, heights=1))
@@ -156,6 +228,26 @@ class Images(RunTest):
         self.assertLess(row["aurc"], 0.1)
         self.assertAlmostEqual(row["ood_auroc"], 0.5, delta=1e-9)  # the same images
         self.assertLess(row["waited"], 0.02)
+
+    def test_damaged_images_are_left_out_by_all_ranks_and_resumes(self):
+        folder = self.as_jpegs(self.make(train=12, size=64))
+        damaged = ("train/ant/00002.JPEG", "train/bee/00000.JPEG", "train/bee/00011.JPEG", "test/ant/00001.JPEG")
+        for name in damaged:  # the last rows are missing: most small crops can be decoded
+            whole = (folder / name).read_bytes()
+            (folder / name).write_bytes(whole[:len(whole) * 4 // 5] + b"\xff\xd9")
+        data = f"images:{folder}"
+        self.refuse(65, "more images are bad than the 2", *damaged[:3], data=data, more=("--max-bad-records", "2"))
+        command = [*SMALL, "--augment", "resized-crop:0.01,flip", "--steps", 6]
+        self.assert_resumes_with_the_same_bits(data, command, "--max-bad-records", "3")  # the first start records it
+        # Without the damaged files from the start, the data are the same.
+        evaluate = ("evaluate", "--checkpoint", self.folder / "straight", "--samples", 2, "--json", "--data", data)
+        self.assert_refused(run(*evaluate, "--max-bad-records", 0, ranks=2), 65, damaged[3])
+        metrics = [self.succeed(*evaluate, ranks=ranks).json for ranks in (1, 2)]
+        for name in damaged:
+            (folder / name).unlink()
+        metrics.append(self.succeed(*evaluate, "--max-bad-records", 0).json)
+        self.assertEqual([(m["examples"], m.pop("bad_records")) for m in metrics], [(7, 1), (7, 1), (7, 0)])
+        self.assertEqual(metrics[0], metrics[2])
 
     def refuse(self, code, *words, data, more=()):
         for ranks in (1, 2):

@@ -9,6 +9,7 @@ import unittest
 import h5py
 import numpy as np
 
+from images import png
 from networks import entropy, mlp, read_safetensors, sigmoid, softmax
 from support import RunTest, run
 
@@ -151,6 +152,42 @@ class Predict(RunTest):
         p = np.stack([softmax(mlp(weights, inputs)) for weights in draws_of(self.folder / "d.nc")])
         np.testing.assert_allclose([example["probability"] for example in examples[:600]], p.mean(axis=0), atol=5e-6)
 
+    def test_images_are_prepared_as_evaluation_prepares_them(self):
+        generator = np.random.default_rng(0)
+        for split in ("train", "test"):
+            for name in ("ant", "bee"):
+                folder = self.folder / "images" / split / name
+                folder.mkdir(parents=True)
+                for i in range(4):
+                    (folder / f"{i}.png").write_bytes(png(generator.integers(0, 255, (40 + i, 50, 3), dtype=np.uint8)))
+        data = f"images:{self.folder / 'images'}"
+        self.succeed("train", "--data", data, "--network", "resnet20", "--image-size", "32/36", "--batch", 8, "--steps", 2,
+                     "--progress", "none", "--out", self.folder / "run")
+        ants, bees = self.folder / "images/test/ant", self.folder / "images/test/bee"
+        files = [str(folder / f"{i}.png") for folder in (ants, bees) for i in range(4)]
+        evaluated = self.predict("--data", data, "--samples", 3)["examples"]
+        for ranks, inputs in ((1, files), (2, (ants, bees))):
+            examples = self.predict(*inputs, "--samples", 3, ranks=ranks)["examples"]
+            self.assertEqual([(example["input"], example["example"]) for example in examples], [(file, 0) for file in files])
+            for name in ("probability", "stddev", "entropy", "class"):
+                self.assertEqual([example[name] for example in examples], [example[name] for example in evaluated])
+        shown = self.succeed("predict", "--checkpoint", self.folder / "run", ants, "--samples", 3).stdout.splitlines()
+        self.assertEqual([line.split()[0] for line in shown[2:]], files[:4])
+        broken = ants / "1.png"
+        broken.write_bytes(broken.read_bytes()[:900])
+        self.assert_refused(run("predict", "--checkpoint", self.folder / "run", ants, ranks=2), 65, str(broken))
+        broken.write_text("no image")
+        self.assert_refused(run("predict", "--checkpoint", self.folder / "run", ants, ranks=2), 65, str(broken), "no image")
+        self.assert_refused(run("predict", "--checkpoint", self.folder / "run", self.folder / "images/test"), 65, "images:DIR")
+
+    def test_a_full_disk_does_not_cost_what_was_computed(self):
+        table = self.train_moons()
+        disk = self.small_disk("16k")
+        (disk / "filler").write_bytes(bytes(16384))
+        result = self.run_with_code(74, "predict", "--checkpoint", self.folder / "run", table, "--samples", 2, "--json",
+                                    "--output", disk / "out.csv")
+        self.assertEqual(len(result.json["examples"]), 300)
+
     def test_table_for_people(self):
         table = self.train_moons()
         shown = self.succeed("predict", "--checkpoint", self.folder / "run", table, "--samples", 4).stdout.splitlines()
@@ -178,13 +215,18 @@ class Predict(RunTest):
         refuse(2, "[1, 28, 28]", arguments=(*checkpoint, "--data", "fashion-mnist"), ranks=2)
         refuse(65, "no.csv", arguments=(*checkpoint, self.folder / "no.csv"), ranks=2)
         (self.folder / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-        refuse(65, "photo.png", "neither a table", arguments=(*checkpoint, self.folder / "photo.png"))
+        refuse(65, "photo.png is an image", "inputs [2]", arguments=(*checkpoint, self.folder / "photo.png"))
         (self.folder / "three.csv").write_text("a,b,c,d\n1,2,3,4\n")
         refuse(65, "three.csv", "4 feature columns", arguments=(*checkpoint, table, self.folder / "three.csv"), ranks=2)
         (self.folder / "bad.csv").write_text("a,b\n1,2\n3,x\n")
         refuse(65, "bad.csv, line 3", "'x'", arguments=(*checkpoint, self.folder / "bad.csv"))
         refuse(65, "no/run", arguments=("--checkpoint", self.folder / "no/run", table))
-        refuse(74, "no/where", arguments=(*checkpoint, table, "--output", self.folder / "no/where.csv"), ranks=2)
+        (self.folder / "noise").write_bytes(bytes([0x80, 1, 2]))
+        refuse(65, "noise", "neither a table", arguments=(*checkpoint, self.folder / "noise"))
+        # Before anything is read.
+        refuse(74, "no/where", "create it first",
+               arguments=("--checkpoint", self.folder / "no/run", table, "--output", self.folder / "no/where.csv"), ranks=2)
+        refuse(74, "is a folder", arguments=(*checkpoint, table, "--output", self.folder))
 
 
 if __name__ == "__main__":

@@ -107,8 +107,8 @@ class Pretrained(RunTest):
         weights["fc3.weight"] = np.zeros((10, 6))
         weights["extra.weight"] = np.zeros(2)
         write_state_dict(file, weights)
-        result = self.run_with_code(2, "train", *MLP, "--init", file, "--out", self.folder / "run")
-        for text in ("fc3.weight is [10, 6] and the network's [1, 6]", "it has no fc2.bias", "the network has no extra.weight",
+        result = self.run_with_code(65, "train", *MLP, "--init", file, "--out", self.folder / "run")
+        for text in (str(file), "fc3.weight is [10, 6] and the network's [1, 6]", "it has no fc2.bias", "the network has no extra.weight",
                      "skip=REGEX"):
             self.assertIn(text, result.stderr)
         started = self.start(*MLP, "--init", f"{file},skip=fc3|fc2.bias|extra")
@@ -117,16 +117,49 @@ class Pretrained(RunTest):
         file.write_bytes(file.read_bytes()[:200])
         self.run_with_code(65, "train", *MLP, "--init", file, "--out", self.folder / "run")
 
+    def test_a_prior_fits_as_a_start_does(self):
+        file = self.folder / "mlp.pth"
+        train = ["train", *MLP, "--out", self.folder / "run", "--steps", 1]
+
+        def refused(weights, *texts):
+            write_state_dict(file, weights)
+            result = self.run_with_code(65, *train, "--prior", f"weights:{file},scale=1")
+            for text in (str(file), *texts):
+                self.assertIn(text, result.stderr)
+
+        right = mlp_weights()
+        refused({name: values for name, values in right.items() if name != "fc2.bias"}, "no distribution over fc2.bias [6]")
+        refused({**right, "fc3.weight": np.zeros((10, 6))}, "fc3.weight is [10, 6] in that file and [1, 6] in the network",
+                "--prior 'fc3.weight=normal:1'")
+        refused({**right, "extra.weight": np.zeros(2)}, "the network has no extra.weight", "skip=REGEX")
+        self.succeed(*train, "--prior", f"weights:{file},skip=^extra,scale=1")
+        self.run_with_code(65, *train, "--overwrite", "--prior", f"weights:{file},skip=fc3|extra,scale=1")
+        self.succeed(*train, "--overwrite", "--prior", f"weights:{file},skip=fc3|extra,scale=1", "--prior", "fc3=normal:1")
+
+    def test_numbers_that_are_none_are_named(self):
+        weights, file = mlp_weights(), self.folder / "mlp.pth"
+        train = ["train", *MLP, "--out", self.folder / "run", "--steps", 1]
+        for value in (np.nan, np.inf):
+            weights["fc2.weight"][2, 3] = value
+            write_state_dict(file, weights)
+            for option in (("--init", file), ("--prior", f"weights:{file}")):
+                result = self.run_with_code(65, *train, *option)
+                self.assertIn(f"{file}: the tensor fc2.weight holds NaN or infinity", result.stderr)
+        self.succeed(*train, "--init", f"{file},skip=fc2.weight")
+
     def test_pretrained_weights_become_the_prior(self):
         """MOPED: mean and prior mean are the weights, first scales a share of them (Krishnan et al. 2020)."""
         weights, file = mlp_weights(), self.folder / "mlp.pth"
         write_state_dict(file, weights)
+        by_ivon = self.start(*MLP, "--prior", f"weights:{file},scale=1,delta=0.1", "--optimizer", "ivon")
         started = self.start(*MLP, "--prior", f"weights:{file},scale=1,delta=0.1")
         for name, values in weights.items():
             np.testing.assert_array_equal(started[f"{name}/mean"], values)
             floor = 1e-3 * np.sqrt(np.mean(values.astype(float) ** 2))
             # softplus and its inverse in float
-            np.testing.assert_allclose(started[f"{name}/scale"], 0.1 * np.maximum(np.abs(values), floor), rtol=1e-4)
+            expected = 0.1 * np.maximum(np.abs(values), floor)
+            np.testing.assert_allclose(started[f"{name}/scale"], expected, rtol=1e-4)
+            np.testing.assert_allclose(by_ivon[f"{name}/scale"], expected, rtol=1e-3)
         with h5py.File(checkpoints(self.folder / "start")[-1]) as run:
             np.testing.assert_array_equal(run["prior/fc1.weight/mean"][()], weights["fc1.weight"])
             self.assertEqual(np.unique(run["prior/fc1.weight/scale"][()]).tolist(), [1.0])

@@ -9,7 +9,7 @@ import unittest
 import h5py
 import numpy as np
 
-from support import MOONS, RunTest, checkpoints, children, finish, run, start, wait_until
+from support import EXECUTABLE, MOONS, RunTest, checkpoints, children, finish, run, start, start_ranks, wait_until
 
 FASHION = "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"
 
@@ -174,6 +174,26 @@ class Resume(RunTest):
         first = checkpoints(self.folder / "run")[0]
         self.train(self.folder / "copy", "--resume", first)
         self.assert_same_bits(last(self.folder / "run"), last(self.folder / "copy"))
+
+    def test_the_same_line_with_resume_goes_on(self):
+        self.train(self.folder / "run")
+        first = checkpoints(self.folder / "run")[0]
+        self.train(self.folder / "copy", "--resume", first, "--stop-after", self.STEPS - 4, code=75)
+        result = self.train(self.folder / "copy", "--resume", first)
+        self.assertIn(f"to step {self.STEPS - 4}: continuing there", result.stderr)
+        self.assert_same_bits(last(self.folder / "run"), last(self.folder / "copy"))
+
+    def test_resume_from_inside_the_directory(self):
+        self.train(self.folder / "run", "--stop-after", 20, code=75)
+        result = finish(start_ranks("-np", 1, "-wdir", self.folder / "run", EXECUTABLE, "train", "--progress", "none", "--resume",
+                                    last(self.folder / "run").name))
+        self.assertEqual(result.code, 0, result)
+        self.assertEqual(int(last(self.folder / "run").stem[-8:]), self.STEPS)
+
+    def test_a_second_call_keeps_what_was_asked_for(self):
+        self.train(self.folder / "run", "--keep", 6, "--stop-after", 50, code=75)
+        self.succeed("train", "--out", self.folder / "run", "--progress", "none", ranks=2)
+        self.assertEqual([int(file.stem[-8:]) for file in checkpoints(self.folder / "run")], [35, 42, 49, 50, 56, 60])
 
 
 if __name__ == "__main__":

@@ -39,7 +39,16 @@ class Result:
 def start(*arguments, ranks=1, environment=None):
     command = [EXECUTABLE, *map(str, arguments)]
     if ranks > 1:
-        command = [MPIRUN, "--oversubscribe", "--bind-to", "none", "-np", str(ranks), *command]
+        return start_ranks("-np", ranks, *command, environment=environment)
+    return launch(command, environment)
+
+
+def start_ranks(*arguments, environment=None):
+    """mpirun with the arguments that follow its own."""
+    return launch([MPIRUN, "--oversubscribe", "--bind-to", "none", *map(str, arguments)], environment)
+
+
+def launch(command, environment):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             env=dict(ENVIRONMENT, **(environment or {})), start_new_session=True)
 
@@ -59,18 +68,22 @@ def run(*arguments, ranks=1, environment=None, limit=LIMIT_SECONDS):
 
 
 def children(pid):
-    """Process ids of the ranks below an mpirun."""
+    """Process ids of the ranks below an mpirun, in the order of ranks."""
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            if int(fields[1]) == pid:
-                found.append(int(entry.name))
+            if int(fields[1]) != pid:
+                continue
+            environment = (entry / "environ").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
-    return sorted(found)
+        ranks = [int(text.split(b"=")[1]) for text in environment if text.startswith(b"OMPI_COMM_WORLD_RANK=")]
+        if ranks:
+            found.append((ranks[0], int(entry.name)))
+    return [pid for _, pid in sorted(found)]
 
 
 def wait_until(condition, what, limit=60.0):
@@ -85,6 +98,11 @@ def wait_until(condition, what, limit=60.0):
 
 def checkpoints(directory):
     return sorted(pathlib.Path(directory).glob("checkpoint-*.h5"))
+
+
+def files(directory):
+    """The bytes of every file of a directory, by name."""
+    return {file.name: file.read_bytes() for file in pathlib.Path(directory).iterdir()}
 
 
 def contents(file):

@@ -118,6 +118,25 @@ class Mpirun(unittest.TestCase):
         self.assertNotIn(self.finish(process), (0, 75))
         self.assertLess(time.monotonic() - began, 30)
 
+    def test_what_it_says_and_does_is_what_the_command_can(self):
+        program = pathlib.Path(self.folder.name) / "credence"  # a training rank under the name of the program
+        program.write_text(f'#!/bin/sh\nexec {RANK[0]} {RANK[1]} {self.folder.name}\n')
+        program.chmod(0o755)
+        for command, code, words in (("train", 75, "with a checkpoint"), ("pack", 75, "the same command goes on"),
+                                     ("evaluate", None, "stopping at once")):
+            for report in pathlib.Path(self.folder.name).glob("rank-*"):
+                report.unlink()
+            process = subprocess.Popen([str(MPIRUN), "-np", "2", str(program), command], env=self.environment,
+                                       stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+            self.reports(2)
+            process.send_signal(signal.SIGINT)
+            ended = self.finish(process)
+            self.assertIn(words, process.error)
+            if code is None:
+                self.assertNotIn(ended, (0, 75), process.error)  # asked by USR2 the ranks would end with 75
+            else:
+                self.assertEqual(ended, code, process.error)
+
     def test_bad_number_of_ranks(self):
         process = self.start(["-np", "two"])
         self.assertEqual(self.finish(process), 2)

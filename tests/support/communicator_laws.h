@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "credence/base/context.h"
 #include "credence/communication/communicator.h"
 #include "support/contributions.h"
 
@@ -269,16 +270,44 @@ TEST_P(CommunicatorLaws, AgreeThrowsTheLowestFailureOnAllRanks) {
     if (world_.rank() == lowest) mine.emplace(ExitCode::unusable_data, "the file is cut");
     if (world_.rank() > lowest) mine.emplace(ExitCode::usage, "another failure");
     std::string message;
+    int origin = 0;
     try {
       world_.agree(mine);
     } catch (const DataError& error) {
       message = error.what();
+      if (const Origin* known = origin_of(error)) origin = known->rank;
     } catch (const std::exception& error) {
       ADD_FAILURE() << "another kind of error: " << error.what();
     }
-    const std::string prefix = world_.size() > 1 ? "rank " + std::to_string(lowest) + ": " : std::string();
-    EXPECT_EQ(message, prefix + "the file is cut");
+    EXPECT_EQ(message, "the file is cut");
+    EXPECT_EQ(origin, lowest);
   }
+}
+
+TEST_P(CommunicatorLaws, AnErrorThatIsAgreedOnKeepsItsOriginAndContext) {
+  const int last = world_.size() - 1;
+  set_phase("reading of data");
+  if (world_.rank() == last) set_step(7);
+  try {
+    collectively(world_,
+                 [&] { collectively(world_, [&] { require(world_.rank() != last, "no such option\nnor ever"); }); });
+    ADD_FAILURE() << "nothing thrown";
+  } catch (const UserError& error) {
+    const Origin* origin = origin_of(error);
+    EXPECT_EQ(origin == nullptr ? 0 : origin->rank, last);
+    EXPECT_EQ(origin == nullptr, world_.size() == 1);
+    const std::string text = origin == nullptr ? with_context(error.what()) : error.what();
+    EXPECT_EQ(text, "no such option (in reading of data, step 7)\nnor ever");
+  }
+  set_phase("");
+}
+
+TEST_P(CommunicatorLaws, WorkAsideEndsBeforeItsCallerAndThrowsWhatItThrows) {
+  bool done = false;
+  work_aside(world_, [&] { done = true; });
+  EXPECT_TRUE(done);
+  EXPECT_THROW(work_aside(world_, [] { throw DataError("cut"); }), DataError);
+  world_.barrier();
 }
 
 TEST_P(CommunicatorLaws, CollectivelyAllFailOrNone) {

@@ -23,6 +23,19 @@ auto repeat_interrupted(Call&& call) {
   return result;
 }
 
+/// Fills all of `bytes`; errors of one kind where the call fails, of the other where the file ends before.
+void fill_from(int fd, const fs::path& file, std::span<std::byte> bytes, std::uint64_t offset, ExitCode failed,
+               ExitCode ended) {
+  while (!bytes.empty()) {
+    const auto count =
+        repeat_interrupted([&] { return ::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
+    if (count < 0) fail_call(failed, file, "read", errno);
+    if (count == 0) throw_error(ended, fmt::format("{}: the file ends at byte {}", file.string(), offset));
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
+  }
+}
+
 fs::path temporary_name(const fs::path& destination) {
   static std::atomic<unsigned> count{0};
   fs::path name = destination;
@@ -75,14 +88,37 @@ void write_at(int fd, const fs::path& file, std::span<const std::byte> bytes, st
 }
 
 void read_at(ExitCode kind, int fd, const fs::path& file, std::span<std::byte> bytes, std::uint64_t offset) {
-  while (!bytes.empty()) {
-    const auto count =
-        repeat_interrupted([&] { return ::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
-    if (count < 0) fail_call(kind, file, "read", errno);
-    if (count == 0) throw_error(kind, fmt::format("{}: the file ends at byte {}", file.string(), offset));
-    bytes = bytes.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
+  fill_from(fd, file, bytes, offset, kind, kind);
+}
+
+ExitCode kind_of_input_error(int error) {
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+    case EISDIR:
+    case ELOOP:
+    case ENAMETOOLONG:
+    case ENXIO:  // a socket
+      return ExitCode::unusable_data;
+    default:
+      return ExitCode::storage;
   }
+}
+
+Input open_input(const fs::path& file) {
+  // A pipe would wait for its writer.
+  const int fd = repeat_interrupted([&] { return ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); });
+  if (fd < 0) fail_call(kind_of_input_error(errno), file, "open", errno);
+  Input input{Descriptor(fd), 0};
+  struct stat status {};
+  if (fstat(fd, &status) != 0) fail_call(ExitCode::storage, file, "fstat", errno);
+  if (!S_ISREG(status.st_mode)) throw DataError(fmt::format("{}: not a regular file", file.string()));
+  input.length = static_cast<std::uint64_t>(status.st_size);
+  return input;
+}
+
+void read_input_at(int fd, const fs::path& file, std::span<std::byte> bytes, std::uint64_t offset) {
+  fill_from(fd, file, bytes, offset, ExitCode::storage, ExitCode::unusable_data);
 }
 
 void stream(ExitCode kind, int fd, const fs::path& file, std::uint64_t begin, std::uint64_t end,

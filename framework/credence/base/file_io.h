@@ -46,6 +46,19 @@ class Descriptor {
 Descriptor open_file(ExitCode kind, const std::filesystem::path& file, int flags, unsigned mode = 0666);
 std::uint64_t file_length(ExitCode kind, const std::filesystem::path& file, int fd);
 
+/// The kind of error that a failed open or stat of a dataset's file is: unusable_data where the name leads to no file,
+/// else storage (no permission, no descriptor left, a disk or server that does not answer), which says nothing about
+/// the file.
+ExitCode kind_of_input_error(int error);
+/// A regular file of a dataset, opened for reading; errors by kind_of_input_error().
+struct Input {
+  Descriptor descriptor;
+  std::uint64_t length;
+};
+Input open_input(const std::filesystem::path& file);
+/// Fills all of `bytes`. DataError where the file ends before, StorageError where it cannot be read.
+void read_input_at(int fd, const std::filesystem::path& file, std::span<std::byte> bytes, std::uint64_t offset);
+
 /// All of `bytes`, whatever pieces the kernel takes. StorageError.
 void write_at(int fd, const std::filesystem::path& file, std::span<const std::byte> bytes, std::uint64_t offset);
 /// Fills all of `bytes`; a file that ends before is an error of the kind given.

@@ -36,6 +36,19 @@ void open_log(const LogOptions& options) {
   spdlog::set_default_logger(logger);
 }
 
+void log_to_file(const std::string& message) {
+  const auto logger = spdlog::default_logger();
+  for (const spdlog::sink_ptr& sink : logger->sinks()) {
+    if (std::dynamic_pointer_cast<spdlog::sinks::basic_file_sink_mt>(sink) == nullptr) continue;
+    try {
+      sink->log(spdlog::details::log_msg(logger->name(), spdlog::level::info, message));
+      sink->flush();
+    } catch (const spdlog::spdlog_ex&) {
+      // As for the logger's own lines: a full disk must not take the run down.
+    }
+  }
+}
+
 std::string host_name() {
   std::array<char, 256> name{};
   return gethostname(name.data(), name.size() - 1) == 0 ? std::string(name.data()) : std::string("unknown host");

@@ -33,6 +33,9 @@ void log_error(fmt::format_string<Args...> message, Args&&... args) {
   spdlog::error(fmt::format(message, std::forward<Args>(args)...));
 }
 
+/// To the files of the log alone, where the terminal shows the same in another way.
+void log_to_file(const std::string& message);
+
 /// Name of this host, for messages.
 std::string host_name();
 

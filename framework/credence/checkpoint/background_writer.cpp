@@ -83,6 +83,15 @@ struct BackgroundWriter::State {
   std::optional<std::string> save(const Snapshot& snapshot);
   void delete_old(std::int64_t newest);
   bool idle() const { return !waiting && !writing; }
+  /// Whether `reached` holds within the limit; counts the time.
+  template <class Condition>
+  bool wait(std::chrono::milliseconds limit, Condition reached) {
+    const Stopwatch watch;
+    std::unique_lock lock(mutex);
+    const bool met = changed.wait_for(lock, limit, reached);
+    blocked_seconds += watch.seconds();
+    return met;
+  }
 
   const std::filesystem::path directory;
   const std::size_t keep;
@@ -211,6 +220,14 @@ std::optional<std::string> BackgroundWriter::take_failure() {
 int BackgroundWriter::consecutive_failures() const {
   const std::lock_guard lock(state_->mutex);
   return state_->failures;
+}
+
+bool BackgroundWriter::wait_for_room(std::chrono::milliseconds limit) {
+  return state_->wait(limit, [this] { return !state_->waiting; });
+}
+
+bool BackgroundWriter::wait_until_idle(std::chrono::milliseconds limit) {
+  return state_->wait(limit, [this] { return state_->idle(); });
 }
 
 void BackgroundWriter::drain() {

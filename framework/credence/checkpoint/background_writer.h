@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -28,9 +29,13 @@ class BackgroundWriter {
   std::optional<std::string> take_failure();
   /// Failed saves in a row, up to now.
   int consecutive_failures() const;
+  /// Wait, at most so long, until submit() would not block, or until nothing is in flight: for a caller that has to
+  /// look elsewhere meanwhile. Whether it is so.
+  bool wait_for_room(std::chrono::milliseconds limit);
+  bool wait_until_idle(std::chrono::milliseconds limit);
   /// Blocks until nothing is in flight.
   void drain();
-  /// Seconds for which submit() and drain() held up the caller.
+  /// Seconds for which submit(), drain() and the waits held up the caller.
   double blocked_seconds() const;
   /// Step of the newest checkpoint that this writer published, or -1.
   std::int64_t published_step() const;

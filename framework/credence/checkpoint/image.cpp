@@ -19,7 +19,7 @@ namespace credence::checkpoints {
 namespace {
 
 // Rather more than what HDF5 takes for names, shapes and digests.
-constexpr std::uint64_t kStructureBytes = 64 * 1024;
+constexpr std::uint64_t kStructureBytes = std::uint64_t{64} * 1024;
 constexpr std::uint64_t kStructureBytesPerArray = 1024;
 
 /// The attributes of the file as stored: the caller's and those that the writer adds.

@@ -1,11 +1,15 @@
 #include "credence/communication/communicator.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <future>
 #include <limits>
 
+#include "credence/base/context.h"
+#include "credence/base/log.h"
 #include "credence/base/stopwatch.h"
 
 namespace credence {
@@ -138,8 +142,10 @@ void Communicator::agree(const std::optional<std::pair<ExitCode, std::string>>& 
   const int origin = size_ - static_cast<int>(first[0]);
   std::vector<std::int64_t> code{mine ? static_cast<std::int64_t>(mine->first) : 0};
   broadcast(buffer_of(code), origin).wait();
-  const std::string text = broadcast_text(mine ? mine->second : std::string(), origin);
-  throw_error(static_cast<ExitCode>(code[0]), size_ > 1 ? fmt::format("rank {}: {}", origin, text) : text);
+  if (size_ == 1) throw_error(mine->first, mine->second);
+  const std::string text = broadcast_text(mine ? with_context(mine->second) : std::string(), origin);
+  const std::string host = broadcast_text(host_name(), origin);
+  throw_error_of({origin, host}, static_cast<ExitCode>(code[0]), text);
 }
 
 std::string Communicator::broadcast_text(std::string text, int root) {
@@ -177,11 +183,20 @@ void collectively(Communicator& communicator, const std::function<void()>& work)
   } catch (const CommunicationError&) {
     throw;
   } catch (const Error& error) {
+    if (origin_of(error) != nullptr) throw;  // all ranks have agreed on it already
     failure.emplace(error.code(), error.what());
   } catch (const std::exception& error) {
     failure.emplace(ExitCode::internal, error.what());
   }
   communicator.agree(failure);
+}
+
+void work_aside(Communicator& communicator, const std::function<void()>& work) {
+  if (communicator.size() == 1) return work();
+  constexpr std::chrono::milliseconds kSlice{10};
+  std::future<void> done = std::async(std::launch::async, work);
+  while (done.wait_for(kSlice) != std::future_status::ready) communicator.progress();
+  done.get();
 }
 
 }  // namespace credence

@@ -81,8 +81,8 @@ class Communicator {
   /// True if any rank says so.
   bool any(bool mine);
   /// Whether a condition that may differ between ranks failed somewhere: every rank passes its own failure or none;
-  /// if any rank has one, all throw the failure of the lowest such rank (same kind; the message names the rank where
-  /// there is more than one).
+  /// if any rank has one, all throw the failure of the lowest such rank (same kind and text, with its context; where
+  /// there is more than one rank, origin_of() the error names it).
   void agree(const std::optional<std::pair<ExitCode, std::string>>& mine);
   /// Rank `root`'s text on every rank.
   std::string broadcast_text(std::string text, int root);
@@ -119,5 +119,9 @@ class Communicator {
 /// CommunicationError goes straight through: there is nobody left to agree with. `work` itself must not communicate
 /// where another rank may already have failed.
 void collectively(Communicator& communicator, const std::function<void()>& work);
+
+/// Runs `work`, which must not communicate, on a thread of its own while this one answers the other ranks, so that they
+/// know it works: for what one rank does alone and may take long, such as reading large files. Throws what it throws.
+void work_aside(Communicator& communicator, const std::function<void()>& work);
 
 }  // namespace credence

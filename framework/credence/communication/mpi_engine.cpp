@@ -6,17 +6,15 @@
 #include <exception>
 
 #include "credence/base/errors.h"
-#include "credence/base/stopwatch.h"
 #include "credence/communication/backoff.h"
 
 namespace credence {
 
 namespace {
 
-constexpr double kAnswerSeconds = 1.0;      // for the others to answer before they count as missing
 constexpr double kAbandonedSeconds = 0.05;  // for transfers to end whose memory goes away
 // What a rank sent before it failed still arrives: where all ranks agreed on an error, each finds that out by itself.
-constexpr double kLastMessagesSeconds = 0.1;
+constexpr double kLastMessagesSeconds = 0.3;
 constexpr int kPollsPerNotice = 32;
 
 bool mpi_is_up() {
@@ -50,33 +48,45 @@ MpiEngine::~MpiEngine() {
     thread_.join();
   }
   const std::lock_guard lock(state_.calls);
-  std::erase_if(state_.notices.activities, [this](const auto& entry) { return entry.first == this; });
+  leave_board();
   if (!state_.unsafe && !failure_ && std::uncaught_exceptions() == 0 && mpi_is_up()) MPI_Comm_free(&comm_);
 }
 
 void MpiEngine::duplicate_world() {
+  struct OnBoard {
+    MpiEngine& engine;
+    std::shared_ptr<MPI_Comm> comm = std::make_shared<MPI_Comm>(MPI_COMM_NULL);  // MPI writes to it until it is done
+    bool done = false;
+    ~OnBoard() {
+      const std::lock_guard lock(engine.state_.calls);
+      engine.leave_board();
+      if (!done) engine.state_.given_up.push_back(comm);
+    }
+  } world{*this};
   MPI_Request request = MPI_REQUEST_NULL;
   {
     const std::lock_guard lock(state_.calls);
-    check_mpi(MPI_Comm_idup(MPI_COMM_WORLD, &comm_, &request), "MPI_Comm_idup");
+    state_.notices.activities.emplace_back(this, [] { return std::string("setting up a communicator"); });
+    check_mpi(MPI_Comm_idup(MPI_COMM_WORLD, world.comm.get(), &request), "MPI_Comm_idup");
   }
-  const Stopwatch stopwatch;
-  Backoff backoff;
-  while (true) {
-    {
-      const std::lock_guard lock(state_.calls);
-      int done = 0;
-      check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
-      if (done != 0) break;
-      heed_notices();
+  Patience patience(state_, options_.timeout_seconds);
+  for (Backoff backoff; !world.done; backoff.pause()) {
+    const std::lock_guard lock(state_.calls);
+    int done = 0;
+    check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+    world.done = done != 0;
+    if (world.done) break;
+    heed_notices();
+    if (const std::string why = patience.ended() ? patience.look({}) : std::string(); !why.empty()) {
+      fail(fmt::format("waited {:.1f} s for all ranks to set up a communicator; {}", patience.seconds(), why));
     }
-    if (stopwatch.seconds() > options_.timeout_seconds) {
-      throw CommunicationError(fmt::format("rank {}: not every rank set up its communicator within {:g} s", state_.rank,
-                                           options_.timeout_seconds));
-    }
-    backoff.pause();
   }
+  comm_ = *world.comm;
   check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+}
+
+void MpiEngine::leave_board() {
+  std::erase_if(state_.notices.activities, [this](const auto& entry) { return entry.first == this; });
 }
 
 MpiPlace MpiEngine::next_place() {
@@ -85,6 +95,7 @@ MpiPlace MpiEngine::next_place() {
 }
 
 void MpiEngine::submit(const std::shared_ptr<MpiOperation>& operation) {
+  state_.last_call = steady_instant();
   operation->number = started_;
   throw_if_failed();
   if (thread_.joinable()) {
@@ -100,6 +111,9 @@ void MpiEngine::submit(const std::shared_ptr<MpiOperation>& operation) {
   try {
     operation->start();
   } catch (const CommunicationError& error) {
+    // Some of its messages may be on their way.
+    state_.given_up.push_back(operation);
+    state_.unsafe = true;
     fail(fmt::format("{}: {}", operation->describe(), error.what()));
   }
   if (!operation->done()) in_flight_.push_back(operation);
@@ -132,9 +146,9 @@ bool MpiEngine::advance_all() {
   return moved;
 }
 
-void MpiEngine::heed_notices() {
+void MpiEngine::heed_notices(bool answer) {
   if (state_.unsafe) return;
-  state_.notices.poll();
+  state_.notices.poll(answer);
   const auto& failure = state_.notices.failure();
   if (failure && state_.notices.seconds_since_failure() > kLastMessagesSeconds) {
     fail(fmt::format("{} failed: {}", state_.name_of_rank(failure->origin), failure->text));
@@ -157,6 +171,7 @@ void MpiEngine::wait(const std::shared_ptr<MpiOperation>& operation) {
     ~Reset() {
       const std::lock_guard lock(engine.mutex_);
       engine.waited_for_ = nullptr;
+      engine.state_.last_call = steady_instant();
     }
   } const reset{*this};
   if (thread_.joinable()) {
@@ -167,8 +182,7 @@ void MpiEngine::wait(const std::shared_ptr<MpiOperation>& operation) {
 }
 
 void MpiEngine::wait_polling(const MpiOperation& operation) {
-  Stopwatch unmoved;
-  std::int64_t moves = operation.moves();
+  Patience patience(state_, options_.timeout_seconds);
   Backoff backoff;
   for (int polls = 0; !operation.done(); ++polls) {
     bool moved = false;
@@ -177,14 +191,9 @@ void MpiEngine::wait_polling(const MpiOperation& operation) {
       throw_if_failed();
       moved = advance_all();
       if (!moved && (polls % kPollsPerNotice == 0 || backoff.sleeps())) heed_notices();
-    }
-    if (operation.done()) return;
-    if (operation.moves() != moves) {
-      moves = operation.moves();
-      unmoved.restart();
-    } else if (unmoved.seconds() > options_.timeout_seconds) {
-      find_missing(operation, unmoved.seconds());
-      return;
+      if (operation.done()) return;
+      patience.saw(operation.moves());
+      if (patience.ended()) look_around(operation, patience);
     }
     if (moved) {
       backoff.reset();
@@ -195,61 +204,28 @@ void MpiEngine::wait_polling(const MpiOperation& operation) {
 }
 
 void MpiEngine::wait_for_thread(const MpiOperation& operation) {
-  Stopwatch unmoved;
-  std::int64_t moves = operation.moves();
+  Patience patience(state_, options_.timeout_seconds);
   std::unique_lock lock(mutex_);
   while (!operation.done()) {
     if (failure_) throw CommunicationError(*failure_);
     done_.wait_for(lock, std::chrono::milliseconds(20));
-    if (operation.moves() != moves) {
-      moves = operation.moves();
-      unmoved.restart();
-    } else if (unmoved.seconds() > options_.timeout_seconds) {
-      lock.unlock();
-      find_missing(operation, unmoved.seconds());
-      return;
-    }
-  }
-}
-
-void MpiEngine::find_missing(const MpiOperation& operation, double waited_seconds) {
-  const Stopwatch asking;
-  {
-    const std::lock_guard lock(state_.calls);
-    state_.notices.ask();
-  }
-  Backoff backoff;
-  while (true) {
+    patience.saw(operation.moves());
+    if (!patience.ended()) continue;
+    lock.unlock();
     {
-      const std::lock_guard lock(state_.calls);
-      throw_if_failed();
-      advance_all();
-      heed_notices();
-      if (operation.done()) return;
-      if (state_.notices.all_answered() || asking.seconds() > kAnswerSeconds) {
-        const std::string text = blame(operation, waited_seconds);
-        state_.notices.announce_failure(static_cast<int>(ExitCode::lost_rank), text);
-        fail(text);
-      }
+      const std::lock_guard calls(state_.calls);
+      if (!operation.done()) look_around(operation, patience);
     }
-    backoff.pause();
+    lock.lock();
   }
 }
 
-std::string MpiEngine::blame(const MpiOperation& operation, double waited_seconds) const {
-  const std::vector<std::string>& answers = state_.notices.answers();
-  std::vector<std::string> silent;
-  for (int rank = 0; rank < state_.size; ++rank) {
-    if (answers[static_cast<std::size_t>(rank)].empty()) silent.push_back(state_.name_of_rank(rank));
-  }
-  std::vector<std::string> elsewhere;
-  for (const int rank : operation.waits_for()) {
-    elsewhere.push_back(fmt::format("{} ({})", state_.name_of_rank(rank), answers[static_cast<std::size_t>(rank)]));
-  }
-  const std::string reason = silent.empty() ? fmt::format("missing, though they answer: {}", fmt::join(elsewhere, ", "))
-                                            : fmt::format("no answer from {}", fmt::join(silent, ", "));
-  return fmt::format("{} waited {:.1f} s in {}; {}", state_.name_of_rank(state_.rank), waited_seconds,
-                     operation.describe(), reason);
+void MpiEngine::look_around(const MpiOperation& operation, Patience& patience) {
+  const std::string why = patience.look(operation.waits_for());
+  if (why.empty()) return;
+  const std::string text = fmt::format("waited {:.1f} s in {}; {}", patience.seconds(), operation.describe(), why);
+  state_.notices.announce_failure(static_cast<int>(ExitCode::lost_rank), text);
+  fail(text);
 }
 
 void MpiEngine::abandon(const std::shared_ptr<MpiOperation>& operation) noexcept {
@@ -273,10 +249,15 @@ void MpiEngine::abandon(const std::shared_ptr<MpiOperation>& operation) noexcept
 }
 
 void MpiEngine::progress() {
-  if (thread_.joinable()) return;
-  const std::lock_guard lock(state_.calls);
+  state_.last_call = steady_instant();
+  std::unique_lock lock(state_.calls, std::defer_lock);
+  if (!thread_.joinable()) {
+    lock.lock();
+  } else if (!lock.try_lock()) {
+    return;  // the thread is at work and looks at notices too
+  }
   throw_if_failed();
-  advance_all();
+  if (!thread_.joinable()) advance_all();
   heed_notices();
 }
 
@@ -301,16 +282,15 @@ void MpiEngine::run_thread() {
     try {
       const std::lock_guard lock(state_.calls);
       moved = advance_all();
-      if (!moved) heed_notices();
+      if (!moved) heed_notices(caller_is_there());
       idle = in_flight_.empty();
     } catch (const std::exception& error) {
       // The waiting thread throws it; operations in flight stay as they are until they are abandoned.
       const std::lock_guard lock(mutex_);
       if (!failure_) failure_ = error.what();
     }
-    if (moved) done_.notify_all();
-    std::unique_lock lock(mutex_);
-    if (failure_) done_.notify_all();
+    std::unique_lock lock(mutex_);  // or a waiter between its look and its sleep would not hear of it
+    if (moved || failure_) done_.notify_all();
     if (stop_) return;
     if (failure_ || (idle && submitted_.empty())) {
       work_.wait(lock, [&] { return stop_ || (!failure_ && !submitted_.empty()); });
@@ -329,6 +309,14 @@ void MpiEngine::run_thread() {
 std::string MpiEngine::activity() {
   const std::lock_guard lock(mutex_);
   return waited_for_ == nullptr ? std::string() : fmt::format("in {}", waited_for_->describe());
+}
+
+bool MpiEngine::caller_is_there() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (waited_for_ != nullptr) return true;
+  }
+  return 1e-9 * static_cast<double>(steady_instant() - state_.last_call) < options_.timeout_seconds;
 }
 
 }  // namespace credence

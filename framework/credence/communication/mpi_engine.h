@@ -43,21 +43,23 @@ class MpiEngine {
 
  private:
   void duplicate_world();
+  /// With State::calls held.
+  void leave_board();
   /// True if something moved. With State::calls held.
   bool advance_all();
   /// Throws what another rank said about its failure. With State::calls held.
-  void heed_notices();
+  void heed_notices(bool answer = true);
   void wait_polling(const MpiOperation& operation);
   void wait_for_thread(const MpiOperation& operation);
-  /// Nothing moved for too long: finds out who is missing, tells all, throws. Returns where the operation completes
-  /// after all.
-  void find_missing(const MpiOperation& operation, double waited_seconds);
-  std::string blame(const MpiOperation& operation, double waited_seconds) const;
+  /// Where the patience of a wait has ended: tells all and throws if there is no hope. With State::calls held.
+  void look_around(const MpiOperation& operation, Patience& patience);
   /// Remembers the first failure, for all later calls, and throws it.
   [[noreturn]] void fail(const std::string& text);
   void throw_if_failed();
   void run_thread();
   std::string activity();
+  /// Whether the thread that calls waits here or has called lately, so that the progress thread may answer for it.
+  bool caller_is_there();
 
   MpiSession::State& state_;
   MpiEngineOptions options_;

@@ -31,8 +31,10 @@ NoticeBoard::Notice NoticeBoard::make(Kind kind, int exit_code, const std::strin
   return notice;
 }
 
-void NoticeBoard::open(MPI_Comm world) {
-  check_mpi(MPI_Comm_dup(world, &comm_), "MPI_Comm_dup");
+void NoticeBoard::open(MPI_Comm world, double limit_seconds) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  check_mpi(MPI_Comm_idup(world, &comm_, &request), "MPI_Comm_idup");
+  complete_at_start(request, limit_seconds, "set up their first communicator");
   check_mpi(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
   left_.assign(static_cast<std::size_t>(size_), false);
@@ -56,7 +58,7 @@ void NoticeBoard::receive() {
       "MPI_Irecv");
 }
 
-void NoticeBoard::poll() {
+void NoticeBoard::poll(bool answer) {
   while (incoming_request_ != MPI_REQUEST_NULL) {
     int arrived = 0;
     MPI_Status status;
@@ -64,7 +66,7 @@ void NoticeBoard::poll() {
     if (arrived == 0) break;
     const Notice notice = incoming_;
     receive();
-    handle(notice, status.MPI_SOURCE);
+    handle(notice, status.MPI_SOURCE, answer);
   }
   std::erase_if(outgoing_, [](Outgoing& message) {
     int sent = 0;
@@ -76,10 +78,10 @@ std::string NoticeBoard::activity() const {
   for (const auto& [owner, describe] : activities) {
     if (std::string text = describe(); !text.empty()) return text;
   }
-  return "outside of all collectives";
+  return kWorking;
 }
 
-void NoticeBoard::handle(const Notice& notice, int source) {
+void NoticeBoard::handle(const Notice& notice, int source, bool answer) {
   switch (notice.kind) {
     case Kind::failure:
       if (!failure_) failure_ = RankFailure{source, notice.exit_code, notice.text};
@@ -91,9 +93,10 @@ void NoticeBoard::handle(const Notice& notice, int source) {
       last_leaving_ = std::max(last_leaving_, notice.instant);
       break;
     case Kind::question: {
-      Notice answer = make(Kind::answer, 0, activity());
-      answer.question = notice.question;
-      send(answer, source);
+      if (!answer) break;
+      Notice reply = make(Kind::answer, 0, activity());
+      reply.question = notice.question;
+      send(reply, source);
       break;
     }
     case Kind::answer:

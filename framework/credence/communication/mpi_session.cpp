@@ -10,9 +10,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <iostream>
+#include <memory>
 #include <optional>
 #include <thread>
+#include <type_traits>
 
 #include "credence/base/errors.h"
 #include "credence/base/log.h"
@@ -30,6 +33,7 @@ namespace {
 constexpr double kGraceSeconds = 1.5;
 constexpr double kBlindGraceSeconds = 0.5;          // where a rank cannot see the others leave
 constexpr std::chrono::milliseconds kLastLook{20};  // for the others to see that all have left
+constexpr unsigned kFinalizeSeconds = 60;           // for MPI_Finalize to end
 constexpr double kLastBarrierSeconds = 60.0;        // where no communicator set a timeout
 
 int environment_number(const char* name) {
@@ -48,33 +52,47 @@ void require_one_world(int size) {
   }
 }
 
-std::vector<std::string> hosts_of_ranks(int size) {
-  constexpr std::size_t kLength = 256;
-  std::string mine = host_name();
-  mine.resize(kLength);
-  std::vector<char> all(static_cast<std::size_t>(size) * kLength);
-  check_mpi(MPI_Allgather(mine.data(), kLength, MPI_CHAR, all.data(), kLength, MPI_CHAR, MPI_COMM_WORLD),
-            "MPI_Allgather");
-  std::vector<std::string> hosts;
-  for (int rank = 0; rank < size; ++rank) hosts.emplace_back(all.data() + static_cast<std::size_t>(rank) * kLength);
-  return hosts;
+/// How ranks find those on the same machine.
+struct Address {
+  std::array<char, 256> host{};
+  std::array<char, 64> boot{};  // of the machine's kernel: hosts may have equal names
+  LocalProcess process;
+
+  bool shares_machine(const Address& other) const { return host == other.host && boot == other.boot; }
+};
+
+Address own_address() {
+  Address address;
+  address.process = LocalProcess::self();
+  host_name().copy(address.host.data(), address.host.size() - 1);
+  std::ifstream("/proc/sys/kernel/random/boot_id").getline(address.boot.data(), address.boot.size());
+  return address;
 }
 
-std::vector<std::pair<int, LocalProcess>> find_neighbours(int rank, int size, const std::vector<std::string>& hosts) {
-  const LocalProcess mine = LocalProcess::self();
-  std::vector<std::int64_t> all(2 * static_cast<std::size_t>(size));
-  const std::array<std::int64_t, 2> send = {mine.pid, mine.start_ticks};
-  check_mpi(MPI_Allgather(send.data(), 2, MPI_INT64_T, all.data(), 2, MPI_INT64_T, MPI_COMM_WORLD), "MPI_Allgather");
-  std::vector<std::pair<int, LocalProcess>> neighbours;
-  for (int other = 0; other < size; ++other) {
-    const auto index = static_cast<std::size_t>(other);
-    const LocalProcess process{all[2 * index], all[2 * index + 1]};
+std::vector<Address> gather_addresses(int size, double limit_seconds) {
+  static_assert(std::is_trivially_copyable_v<Address>);
+  const Address mine = own_address();
+  std::vector<Address> all(static_cast<std::size_t>(size));
+  MPI_Request request = MPI_REQUEST_NULL;
+  check_mpi(MPI_Iallgather(&mine, sizeof mine, MPI_BYTE, all.data(), sizeof mine, MPI_BYTE, MPI_COMM_WORLD, &request),
+            "MPI_Iallgather");
+  complete_at_start(request, limit_seconds, "say on which host they are");
+  return all;
+}
+
+/// Finds this rank's place among those of its machine.
+void take_place(MpiSession::State& state, const std::vector<Address>& addresses) {
+  const Address& mine = addresses[static_cast<std::size_t>(state.rank)];
+  state.local_size = 0;
+  for (int rank = 0; rank < state.size; ++rank) {
+    const Address& address = addresses[static_cast<std::size_t>(rank)];
+    state.hosts.emplace_back(address.host.data());
+    if (!address.shares_machine(mine)) continue;
+    if (rank == state.rank) state.local_rank = state.local_size;
+    ++state.local_size;
     // In a container of its own a process has another number here: it is not watched.
-    if (other != rank && hosts[index] == hosts[static_cast<std::size_t>(rank)] && process.runs()) {
-      neighbours.emplace_back(other, process);
-    }
+    if (rank != state.rank && address.process.runs()) state.neighbours.emplace_back(rank, address.process);
   }
-  return neighbours;
 }
 
 void flush() {
@@ -85,33 +103,39 @@ void flush() {
 
 /// Barrier that ends with an explanation instead of hanging; null: everybody came, the last one at `last`.
 std::optional<RankFailure> barrier(MpiSession::State& state, std::int64_t& last) {
-  const std::int64_t mine = steady_instant();
   if (state.unsafe) return RankFailure{state.rank, static_cast<int>(ExitCode::lost_rank), "communication was given up"};
+  struct Instants {
+    std::int64_t mine = steady_instant();
+    std::int64_t last = 0;
+  };
+  const auto instants = std::make_shared<Instants>();
+  state.given_up.push_back(instants);  // where the barrier fails MPI may still write to it
   try {
     MPI_Request request = MPI_REQUEST_NULL;
     {
       const std::lock_guard lock(state.calls);
       state.notices.activities = {{nullptr, [] { return std::string("leaving"); }}};
-      check_mpi(MPI_Iallreduce(&mine, &last, 1, MPI_INT64_T, MPI_MAX, state.notices.communicator(), &request),
+      check_mpi(MPI_Iallreduce(&instants->mine, &instants->last, 1, MPI_INT64_T, MPI_MAX, state.notices.communicator(),
+                               &request),
                 "MPI_Iallreduce");
     }
-    const double timeout_seconds = state.timeout_seconds > 0.0 ? state.timeout_seconds : kLastBarrierSeconds;
-    const Stopwatch stopwatch;
-    Backoff backoff;
-    while (true) {
+    Patience patience(state, state.timeout_seconds > 0.0 ? state.timeout_seconds : kLastBarrierSeconds);
+    for (Backoff backoff;; backoff.pause()) {
+      const std::lock_guard lock(state.calls);
       int done = 0;
-      {
-        const std::lock_guard lock(state.calls);
-        check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
-        state.notices.poll();
+      check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+      if (done != 0) {
+        last = instants->last;
+        return std::nullopt;
       }
-      if (done != 0) return std::nullopt;
+      state.notices.poll();
       if (state.notices.failure()) return state.notices.failure();
-      if (stopwatch.seconds() > timeout_seconds) break;
-      backoff.pause();
+      if (const std::string why = patience.ended() ? patience.look({}) : std::string(); !why.empty()) {
+        return RankFailure{
+            state.rank, static_cast<int>(ExitCode::lost_rank),
+            fmt::format("waited {:.1f} s for every rank to come to the end; {}", patience.seconds(), why)};
+      }
     }
-    return RankFailure{state.rank, static_cast<int>(ExitCode::lost_rank),
-                       fmt::format("not every rank came to the end within {:g} s", timeout_seconds)};
   } catch (const Error& error) {
     return RankFailure{state.rank, static_cast<int>(ExitCode::lost_rank), error.what()};
   }
@@ -206,7 +230,22 @@ std::string MpiSession::State::name_of_rank(int other) const {
   return fmt::format("rank {} on {}", other, hosts[static_cast<std::size_t>(other)]);
 }
 
-MpiSession::MpiSession(int& argc, char**& argv)
+void complete_at_start(MPI_Request& request, double limit_seconds, const char* what) {
+  const Stopwatch stopwatch;
+  for (Backoff backoff;; backoff.pause()) {
+    int done = 0;
+    check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+    if (done != 0) return;
+    if (stopwatch.seconds() > limit_seconds) {
+      throw CommunicationError(
+          fmt::format("MPI started, and then waited {:.0f} s for all ranks to {}: one of them hangs, or hosts do not "
+                      "reach each other",
+                      limit_seconds, what));
+    }
+  }
+}
+
+MpiSession::MpiSession(int& argc, char**& argv, double start_seconds)
     : state_(std::make_unique<State>()), exceptions_at_start_(std::uncaught_exceptions()) {
   int initialized = 0;
   MPI_Initialized(&initialized);
@@ -217,15 +256,8 @@ MpiSession::MpiSession(int& argc, char**& argv)
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &state_->size), "MPI_Comm_size");
   require_one_world(state_->size);
 
-  MPI_Comm local = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, state_->rank, MPI_INFO_NULL, &local),
-            "MPI_Comm_split_type");
-  check_mpi(MPI_Comm_rank(local, &state_->local_rank), "MPI_Comm_rank");
-  check_mpi(MPI_Comm_size(local, &state_->local_size), "MPI_Comm_size");
-  check_mpi(MPI_Comm_free(&local), "MPI_Comm_free");
-  state_->hosts = hosts_of_ranks(state_->size);
-  state_->neighbours = find_neighbours(state_->rank, state_->size, state_->hosts);
-  state_->notices.open(MPI_COMM_WORLD);
+  take_place(*state_, gather_addresses(state_->size, start_seconds));
+  state_->notices.open(MPI_COMM_WORLD, start_seconds);
 }
 
 MpiSession::~MpiSession() {
@@ -272,19 +304,22 @@ void leave(MpiSession& session, int exit_code, std::string_view why) {
     std::int64_t last = 0;
     const auto failure = barrier(state, last);
     if (!failure) {
-      if (exit_code != 0) {
-        // mpirun kills the rest when the first one is gone with an error code: no time for MPI_Finalize and
-        // destructors.
-        end_whatever_happens(exit_code);
+      end_whatever_happens(exit_code);
+      if (exit_code == 0) {
+        alarm(kFinalizeSeconds);
+        finalize(state);
+        flush();
+      } else {
+        // mpirun kills the rest when the first one is gone with an error code: no time for MPI_Finalize.
         end_together(last);
-        _exit(exit_code);
       }
-      finalize(state);
-      std::exit(exit_code);
+      _exit(exit_code);  // all is said: what libraries still do in destructors could only fail
     }
     text = failure->text;
     exit_code = failure->exit_code;
-    std::fprintf(stderr, "rank %d had finished, but rank %d failed: %s\n", state.rank, failure->origin, text.c_str());
+    const std::string who =
+        failure->origin == state.rank ? std::string() : fmt::format("rank {} failed: ", failure->origin);
+    std::fprintf(stderr, "rank %d had finished, but %s%s\n", state.rank, who.c_str(), text.c_str());
   }
   if (text.empty()) text = fmt::format("exit code {}", exit_code);
   leave_with_error(state, exit_code, text);

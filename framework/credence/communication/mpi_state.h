@@ -3,6 +3,7 @@
 
 #include <mpi.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -21,6 +22,9 @@ namespace credence {
 /// CommunicationError with MPI's own text where `code` is not MPI_SUCCESS.
 void check_mpi(int code, const char* call);
 
+/// Waits for a request of all ranks before they have a NoticeBoard. CommunicationError says for what, after the limit.
+void complete_at_start(MPI_Request& request, double limit_seconds, const char* what);
+
 /// A rank that failed, as it told the others.
 struct RankFailure {
   int origin = 0;
@@ -32,10 +36,11 @@ struct RankFailure {
 /// whenever a rank polls: in waits, in progress, while it leaves. All calls with State::calls held.
 class NoticeBoard {
  public:
-  void open(MPI_Comm world);
+  void open(MPI_Comm world, double limit_seconds);
   void close();
 
-  void poll();
+  /// `answer`: whether this rank may say that it is there; else questions stay without answer.
+  void poll(bool answer = true);
   /// Remembers this rank's failure and tells everybody, once. Never blocks; makes no progress on anything else.
   void announce_failure(int exit_code, const std::string& text);
   /// `blind`: this rank cannot look at messages any more.
@@ -56,7 +61,11 @@ class NoticeBoard {
   const std::vector<std::string>& answers() const { return answers_; }
   bool all_answered() const;
 
-  /// What this rank answers: the first text that is not empty.
+  /// The answer of a rank that is not in a collective: it computes, and looks at messages meanwhile.
+  static constexpr const char* kWorking = "outside of all collectives";
+  /// What the answer of a rank begins with that makes no further collective.
+  static constexpr const char* kLeaving = "leaving";
+  /// What this rank answers: the first text that is not empty, else kWorking.
   std::vector<std::pair<const void*, std::function<std::string()>>> activities;  // with whoever added it
 
   MPI_Comm communicator() const { return comm_; }
@@ -78,7 +87,7 @@ class NoticeBoard {
   void send(const Notice& notice, int rank);
   void send_to_all(const Notice& notice);
   void receive();
-  void handle(const Notice& notice, int source);
+  void handle(const Notice& notice, int source, bool answer);
   void note_failure(std::int64_t instant);
   std::string activity() const;
   static Notice make(Kind kind, int exit_code, const std::string& text);
@@ -122,6 +131,9 @@ struct MpiSession::State {
   std::vector<std::pair<int, LocalProcess>> neighbours;
   double timeout_seconds = 0.0;  // of the last barrier: the longest of the communicators, 0 without one
   std::mutex calls;              // whoever makes MPI calls holds it: one thread at a time
+  /// When the thread that calls communicators last did, in nanoseconds of the steady clock: a progress thread answers
+  /// for it only so long.
+  std::atomic<std::int64_t> last_call = 0;
   NoticeBoard notices;
   /// Memory that MPI may still write to is gone: nothing that could make progress may be called any more.
   bool unsafe = false;
@@ -133,6 +145,37 @@ struct MpiSession::State {
 
   /// "rank 3 on node17"
   std::string name_of_rank(int rank) const;
+};
+
+/// How long one wait goes on in which nothing arrives. After the timeout all ranks are asked what they do: one that
+/// gives no answer within a second is lost, and if all are in other operations or leave they will not come; but one
+/// that works is waited for, and asked again after another timeout, so that only silence ends a wait.
+class Patience {
+ public:
+  Patience(MpiSession::State& state, double timeout_seconds) : state_(state), timeout_seconds_(timeout_seconds) {}
+
+  /// Tells of a count that grows whenever something arrives.
+  void saw(std::int64_t moves);
+  bool ended() const { return asking_ || quiet_.seconds() > timeout_seconds_; }
+  /// Call while ended(), with State::calls held and messages polled in between. `awaited`: ranks whose messages are
+  /// missing, none where that is not known. Why the wait is hopeless; empty: it goes on.
+  std::string look(const std::vector<int>& awaited);
+  /// Without anything that arrived.
+  double seconds() const { return unmoved_.seconds(); }
+
+ private:
+  bool one_works() const;
+  bool one_left(const std::vector<int>& awaited) const;
+  void tell_who_works();
+  std::string blame(const std::vector<int>& awaited) const;
+
+  MpiSession::State& state_;
+  double timeout_seconds_;
+  Stopwatch unmoved_;
+  Stopwatch quiet_;  // since something arrived, or a rank said that it works
+  std::optional<Stopwatch> asking_;
+  std::int64_t moves_ = 0;
+  bool told_ = false;
 };
 
 }  // namespace credence

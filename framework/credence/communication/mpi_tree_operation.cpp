@@ -134,7 +134,7 @@ class TreeOperation final : public MpiOperation {
 
   /// Adds the pieces whose contributions are all here, and sends the sums.
   void publish() {
-    const std::int64_t most_in_flight = 2 * Stream::kWindow * (place_.size - 1);
+    const std::int64_t most_in_flight = std::int64_t{2} * Stream::kWindow * (place_.size - 1);
     while (published_ < own_pieces_ && results_in_flight_ <= most_in_flight && contributed(published_)) {
       const std::int64_t piece = published_++;
       if (phases_.reduce) add(piece);

@@ -71,7 +71,7 @@ void parse_part(std::string_view part, Augmentation& result) {
     result.crop_padding = static_cast<int>(padding);
   } else if (spec.name == "resized-crop") {
     require(!result.resized_crop, "an augmentation crops once");
-    result.resized_crop.emplace();
+    result.resized_crop = Augmentation::ResizedCrop{};
     if (has_arguments) result.resized_crop->least_area = parse_number(given, "the least area of a resized-crop");
     require(result.resized_crop->least_area > 0.0 && result.resized_crop->least_area <= 1.0,
             "the least area of a resized-crop is a fraction of the image's, above 0 and at most 1, not {}", given);

@@ -7,6 +7,7 @@
 #include "credence/base/errors.h"
 #include "credence/base/text.h"
 #include "credence/data/jpeg.h"
+#include "credence/data/on_threads.h"
 #include "credence/kernels/noise.h"
 
 namespace credence {
@@ -60,7 +61,7 @@ void add_noise(Planes& image, double deviation, std::int64_t example) {
 
 /// A Gaussian cut at four standard deviations; beyond the border the border's pixels.
 void blur(Planes& image, double deviation) {
-  const auto radius = static_cast<std::int64_t>(4.0 * deviation + 0.5);
+  const std::int64_t radius = std::lround(4.0 * deviation);
   std::vector<double> taps;
   double sum = 0.0;
   for (std::int64_t i = -radius; i <= radius; ++i) {
@@ -190,7 +191,8 @@ void corrupt(Planes& image, const Corruption& corruption, std::int64_t example) 
 
 class CorruptedSource final : public DataSource {
  public:
-  CorruptedSource(const DataSource& source, const Corruption& corruption) : source_(source), corruption_(corruption) {
+  CorruptedSource(const DataSource& source, const Corruption& corruption, int threads)
+      : source_(source), corruption_(corruption), threads_(threads) {
     require(source.spec().input_shape.size() == 3, "--corrupt is for images, and these examples are none");
     size_ = source.size();
     spec_ = source.spec();
@@ -201,17 +203,24 @@ class CorruptedSource final : public DataSource {
   void fill(std::span<const std::int64_t> examples, Batch& batch) const override {
     source_.read(examples, batch);
     normalize(spec_, batch);
-    const auto& shape = spec_.input_shape;
-    Planes image{shape[0], shape[1], shape[2], std::vector<double>(static_cast<std::size_t>(spec_.input_elements()))};
-    for (std::size_t row = 0; row < examples.size(); ++row) {
-      float* const values = batch.inputs.data() + row * image.pixels.size();
-      for (std::size_t i = 0; i < image.pixels.size(); ++i) {
-        image.pixels[i] = pixel_of(values[i], static_cast<std::int64_t>(i) / image.area()) / 255.0;
+    rows_on_threads(batch.size, threads_, [&](std::int64_t begin, std::int64_t end) {
+      const auto& shape = spec_.input_shape;
+      Planes image{shape[0], shape[1], shape[2], std::vector<double>(static_cast<std::size_t>(spec_.input_elements()))};
+      for (std::int64_t row = begin; row < end; ++row) {
+        const std::int64_t example = examples[static_cast<std::size_t>(row)];
+        corrupt_values(batch.inputs.data() + row * spec_.input_elements(), example, image);
       }
-      corrupt(image, corruption_, examples[row]);
-      for (std::size_t i = 0; i < image.pixels.size(); ++i) {
-        values[i] = spec_.normalization.apply(to_byte(image.pixels[i]), static_cast<std::int64_t>(i) / image.area());
-      }
+    });
+  }
+
+  /// One example in its place; `image` is where it is worked on.
+  void corrupt_values(float* values, std::int64_t example, Planes& image) const {
+    for (std::size_t i = 0; i < image.pixels.size(); ++i) {
+      image.pixels[i] = pixel_of(values[i], static_cast<std::int64_t>(i) / image.area()) / 255.0;
+    }
+    corrupt(image, corruption_, example);
+    for (std::size_t i = 0; i < image.pixels.size(); ++i) {
+      values[i] = spec_.normalization.apply(to_byte(image.pixels[i]), static_cast<std::int64_t>(i) / image.area());
     }
   }
 
@@ -225,6 +234,7 @@ class CorruptedSource final : public DataSource {
 
   const DataSource& source_;
   Corruption corruption_;
+  int threads_;
 };
 
 std::vector<Corruption> severities_of(int kind) {
@@ -268,8 +278,8 @@ std::vector<Corruption> parse_corruptions(const std::string& spec) {
   return result;
 }
 
-std::unique_ptr<DataSource> corrupted(const DataSource& source, const Corruption& corruption) {
-  return std::make_unique<CorruptedSource>(source, corruption);
+std::unique_ptr<DataSource> corrupted(const DataSource& source, const Corruption& corruption, int threads) {
+  return std::make_unique<CorruptedSource>(source, corruption, threads);
 }
 
 }  // namespace credence

@@ -25,8 +25,8 @@ std::string name_of(Corruption::Kind kind);
 std::vector<Corruption> parse_corruptions(const std::string& spec);
 
 /// The images of `source`, corrupted and rounded to whole pixels of 8 bits again, then normalised as before. The same
-/// for every run, rank and network: noise is a function of the example alone. `source` must live as long. UserError
-/// where examples are no images.
-std::unique_ptr<DataSource> corrupted(const DataSource& source, const Corruption& corruption);
+/// for every run, rank, network and number of threads, which read() uses beside its own: noise is a function of the
+/// example alone. `source` must live as long. UserError where examples are no images.
+std::unique_ptr<DataSource> corrupted(const DataSource& source, const Corruption& corruption, int threads = 1);
 
 }  // namespace credence

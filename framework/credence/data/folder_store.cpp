@@ -1,6 +1,5 @@
 #include "credence/data/folder_store.h"
 
-#include <fcntl.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -18,6 +17,12 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMostFileBytes = std::uint64_t{1} << 31;
 
+/// DataError where the name leads to nothing, StorageError where the machine would not say what is there.
+[[noreturn]] void fail_listing(const char* what, const fs::path& path, const std::error_code& error) {
+  throw_error(kind_of_input_error(error.value()),
+              fmt::format("cannot {} {}: {}", what, path.string(), error.message()));
+}
+
 bool is_hidden(const fs::path& path) {
   return path.filename().string().starts_with('.');
 }
@@ -27,7 +32,7 @@ std::vector<std::string> folders_in(const fs::path& directory) {
   std::vector<std::string> names;
   std::error_code error;
   fs::directory_iterator entries(directory, error);
-  if (error) throw DataError(fmt::format("cannot open the folder {}: {}", directory.string(), error.message()));
+  if (error) fail_listing("open the folder", directory, error);
   for (const fs::directory_entry& entry : entries)
     if (entry.is_directory(error) && !is_hidden(entry.path())) names.push_back(entry.path().filename().string());
   std::ranges::sort(names);
@@ -83,11 +88,11 @@ void check_classes(const Place& place, const std::vector<std::string>& classes) 
 }  // namespace
 
 void read_whole_file(const fs::path& file, std::vector<std::uint8_t>& bytes) {
-  const Descriptor descriptor = open_file(ExitCode::unusable_data, file, O_RDONLY | O_NONBLOCK);
-  const std::uint64_t length = file_length(ExitCode::unusable_data, file, descriptor.get());
-  if (length > kMostFileBytes) throw DataError(fmt::format("{} bytes are more than an image can have", length));
-  bytes.resize(length);
-  read_at(ExitCode::unusable_data, descriptor.get(), file, std::as_writable_bytes(std::span(bytes)), 0);
+  const Input input = open_input(file);
+  if (input.length > kMostFileBytes)
+    throw DataError(fmt::format("{} bytes are more than an image can have", input.length));
+  bytes.resize(input.length);
+  read_input_at(input.descriptor.get(), file, std::as_writable_bytes(std::span(bytes)), 0);
 }
 
 FolderStore::FolderStore(const fs::path& directory, Split split) {
@@ -115,12 +120,15 @@ void FolderStore::add_class(std::int64_t label) {
       if (entries->is_directory(error)) entries.disable_recursion_pending();
       continue;
     }
-    std::error_code ignored;
-    if (!entries->is_regular_file(ignored)) continue;
-    files.emplace_back(entries->path().lexically_relative(root_).string(),
-                       static_cast<std::int64_t>(entries->file_size(ignored)));
+    std::error_code unknown;
+    const bool regular = entries->is_regular_file(unknown);
+    const std::uintmax_t length = regular ? entries->file_size(unknown) : 0;
+    if (unknown && kind_of_input_error(unknown.value()) == ExitCode::storage)
+      fail_listing("tell what is at", entries->path(), unknown);
+    if (!regular || unknown) continue;  // or a link to nothing
+    files.emplace_back(entries->path().lexically_relative(root_).string(), static_cast<std::int64_t>(length));
   }
-  if (error) throw DataError(fmt::format("cannot list the folder {}: {}", folder.string(), error.message()));
+  if (error) fail_listing("list the folder", folder, error);
   if (files.empty()) throw DataError(fmt::format("the class folder {} holds no images", folder.string()));
   std::ranges::sort(files);
   for (const auto& [path, length] : files) {
@@ -149,6 +157,10 @@ StoredImage FolderStore::read(std::int64_t record, std::vector<std::uint8_t>& bu
 void FolderStore::add_to(ContentDigest& digest) const {
   digest.add(std::span<const char>(text_));
   digest.add(std::span<const std::int64_t>(lengths_));
+}
+
+Digest FolderStore::fingerprint(std::int64_t record) const {
+  return digest_of(std::as_bytes(std::span(lengths_).subspan(static_cast<std::size_t>(record), 1)));
 }
 
 }  // namespace credence

@@ -25,6 +25,7 @@ class FolderStore final : public ImageStore {
   StoredImage read(std::int64_t record, std::vector<std::uint8_t>& buffer) const override;
   /// Paths and lengths; not the content, which would be read for it.
   void add_to(ContentDigest& digest) const override;
+  Digest fingerprint(std::int64_t record) const override;
 
  private:
   void add_class(std::int64_t label);

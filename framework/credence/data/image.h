@@ -1,13 +1,21 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <vector>
 
 namespace credence {
 
 /// Larger images are refused before memory is asked for: 2^27 pixels, half a gigabyte decoded.
 inline constexpr std::int64_t kMostPixels = std::int64_t{1} << 27;
+
+/// Memory that a thread keeps for its next image; what a larger image took is given back.
+inline constexpr std::size_t kMostKeptBytes = std::size_t{64} << 20;
+inline void release_large(std::vector<std::uint8_t>& bytes) {
+  if (bytes.capacity() > kMostKeptBytes) std::vector<std::uint8_t>().swap(bytes);
+}
 
 struct ImageSize {
   std::int64_t height = 0;

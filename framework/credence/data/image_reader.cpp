@@ -191,6 +191,16 @@ ImageSize ImageReader::open(const StoredImage& image, int channels) {
   return is_turned(orientation_) ? ImageSize{stored_.width, stored_.height} : stored_;
 }
 
+void ImageReader::check() {
+  if (image_.encoding == Encoding::jpeg) jpeg_.decode({0, 0, stored_.height, stored_.width}, 1);
+  if (image_.encoding == Encoding::png) decode_png(image_.bytes, pixels_);
+}
+
+void ImageReader::release_large() {
+  jpeg_.release_large();
+  for (std::vector<std::uint8_t>* const bytes : {&pixels_, &gray_, &turned_}) credence::release_large(*bytes);
+}
+
 void ImageReader::read(const ImageView& upright_view, std::uint8_t* to) {
   const ImageSize upright = is_turned(orientation_) ? ImageSize{stored_.width, stored_.height} : stored_;
   const ImageView view = as_stored(upright_view, upright, orientation_);

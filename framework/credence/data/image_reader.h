@@ -39,6 +39,10 @@ class ImageReader {
   /// [output height, output width, channels] of the image opened. JPEGs are decoded where the view needs it only, and
   /// at a half, a quarter or an eighth of their size where that is still enough.
   void read(const ImageView& view, std::uint8_t* to);
+  /// Decodes all of the image opened, at its smallest: whether it can be is then known, whatever views of it are read.
+  void check();
+  /// Gives large memory back, the image's last.
+  void release_large();
 
  private:
   StoredImage image_;

@@ -1,15 +1,15 @@
 #include "credence/data/image_source.h"
 
 #include <algorithm>
-#include <exception>
+#include <atomic>
+#include <mutex>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "credence/base/errors.h"
-#include "credence/base/log.h"
 #include "credence/data/image_augmentation.h"
+#include "credence/data/on_threads.h"
 
 namespace credence {
 namespace {
@@ -19,17 +19,31 @@ struct Workplace {
   ImageReader reader;
   std::vector<std::uint8_t> stored;
   std::vector<std::uint8_t> original;
-};
 
-Workplace& workplace() {
-  thread_local Workplace mine;
-  return mine;
-}
+  /// The thread's own for one image, after which large memory is given back.
+  class Use {
+   public:
+    Use() = default;
+    ~Use() {
+      mine().reader.release_large();
+      release_large(mine().stored);
+    }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+    Workplace* operator->() const { return &mine(); }
+
+   private:
+    static Workplace& mine() {
+      thread_local Workplace workplace;
+      return workplace;
+    }
+  };
+};
 
 }  // namespace
 
 struct ImageSource::Example {
-  std::int64_t record;
+  std::int64_t number;
   const Augmentation* augmentation = nullptr;  // null: as it is
   std::optional<ExampleNoise> noise = {};
 };
@@ -43,7 +57,7 @@ ImageSource::ImageSource(std::unique_ptr<ImageStore> store, const Options& optio
       options_.short_side >= std::max(output.height, output.width) && options_.short_side <= kMostPixels,
       "a short side of {} pixels leaves no {} x {} in the middle; --image-size SIZE/SHORT needs SHORT of SIZE or more",
       options_.short_side, output.height, output.width);
-  require(options_.max_bad_records >= 0, "--max-bad-records must not be negative, not {}", options_.max_bad_records);
+  options_.threads = std::max(options_.threads, 1);
   const Normalization& normalization = options_.normalization;
   const auto channels = static_cast<std::size_t>(store_->channels());
   require(
@@ -73,7 +87,7 @@ void ImageSource::read_rows(const SamplingPlan::Selection& selection, const Vari
                             std::int64_t end, Batch& batch) const {
   for (std::int64_t row = begin; row < end; ++row) {
     const auto i = static_cast<std::size_t>(row);
-    Example example{.record = selection.examples[i]};
+    Example example{.number = selection.examples[i]};
     if (variation.augmentation.enabled()) {
       example.augmentation = &variation.augmentation;
       example.noise.emplace(variation.seed, selection.epochs[i], selection.examples[i]);
@@ -84,47 +98,29 @@ void ImageSource::read_rows(const SamplingPlan::Selection& selection, const Vari
 
 void ImageSource::fill(std::span<const std::int64_t> examples, Batch& batch) const {
   const auto count = static_cast<std::int64_t>(examples.size());
-  const std::int64_t threads = std::clamp<std::int64_t>(options_.threads, 1, std::max<std::int64_t>(count, 1));
-  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(threads));
-  const auto work = [&](std::int64_t thread) {
-    try {
-      for (std::int64_t row = count * thread / threads; row < count * (thread + 1) / threads; ++row)
-        read_row({.record = examples[static_cast<std::size_t>(row)]}, row, batch);
-    } catch (...) {
-      errors[static_cast<std::size_t>(thread)] = std::current_exception();
-    }
-  };
-  {
-    std::vector<std::jthread> others;
-    for (std::int64_t thread = 1; thread < threads; ++thread) others.emplace_back(work, thread);
-    work(0);
-  }
-  for (const std::exception_ptr& error : errors)
-    if (error) std::rethrow_exception(error);
+  rows_on_threads(count, options_.threads, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row)
+      read_row({.number = examples[static_cast<std::size_t>(row)]}, row, batch);
+  });
 }
 
 void ImageSource::read_row(const Example& example, std::int64_t row, Batch& batch) const {
   std::uint8_t* const to = batch.pixels.data() + row * spec_.input_elements();
-  for (std::int64_t tried = 0; tried < size_; ++tried) {
-    const std::int64_t record = (example.record + tried) % size_;
-    if (known_bad(record)) continue;
-    try {
-      decode(record, example, to);
-    } catch (const DataError& error) {
-      note_bad(record, error.what());
-      continue;
-    }
-    batch.labels[static_cast<std::size_t>(row)] = store_->label(record);
-    return;
+  const std::int64_t record = record_of(example.number);
+  try {
+    decode(record, example, to);
+  } catch (const DataError& error) {
+    throw DataError(fmt::format("{}: {}; --max-bad-records of train and evaluate leaves out what is bad from the start",
+                                store_->name(record), error.what()));
   }
-  throw DataError("none of the images can be read");
+  batch.labels[static_cast<std::size_t>(row)] = store_->label(record);
 }
 
 void ImageSource::decode(std::int64_t record, const Example& example, std::uint8_t* to) const {
-  Workplace& mine = workplace();
+  const Workplace::Use mine;
   const int channels = store_->channels();
   const ImageSize& output = options_.output;
-  const ImageSize size = mine.reader.open(store_->read(record, mine.stored), channels);
+  const ImageSize size = mine->reader.open(store_->read(record, mine->stored), channels);
   const Augmentation* const augmentation = example.augmentation;
   ImageView view;
   if (augmentation != nullptr && augmentation->resized_crop) {
@@ -136,31 +132,52 @@ void ImageSource::decode(std::int64_t record, const Example& example, std::uint8
   CropAndFlip change;
   if (augmentation != nullptr) change = draw_crop_and_flip(*augmentation, *example.noise);
   if (change.top == 0 && change.left == 0) view.mirrored = std::exchange(change.flip, false);
-  mine.reader.read(view, to);
+  mine->reader.read(view, to);
   if (augmentation == nullptr) return;
-  crop_and_flip(change, output, channels, to, mine.original);
+  crop_and_flip(change, output, channels, to, mine->original);
   if (augmentation->jitter)
     jitter(draw_jitter(*augmentation->jitter, *example.noise), output.height * output.width, to);
 }
 
-bool ImageSource::known_bad(std::int64_t record) const {
-  if (!any_bad_.load(std::memory_order_acquire)) return false;
-  const std::lock_guard lock(mutex_);
-  return bad_.contains(record);
+std::vector<ImageSource::BadRecord> ImageSource::find_bad(std::int64_t begin, std::int64_t end, std::int64_t allowed,
+                                                          int threads) const {
+  std::atomic<std::int64_t> next = begin;
+  std::mutex mutex;
+  std::vector<BadRecord> bad;
+  const auto enough = [&] {
+    const std::lock_guard lock(mutex);
+    return static_cast<std::int64_t>(bad.size()) > allowed;
+  };
+  on_threads(threads, [&](std::int64_t) {
+    for (std::int64_t record = next++; record < end && !enough(); record = next++) {
+      try {
+        const Workplace::Use mine;
+        mine->reader.open(store_->read(record, mine->stored), store_->channels());
+        mine->reader.check();
+      } catch (const DataError& error) {
+        const std::lock_guard lock(mutex);
+        bad.push_back({record, error.what()});
+      }
+    }
+  });
+  std::ranges::sort(bad, {}, &BadRecord::record);
+  return bad;
 }
 
-void ImageSource::note_bad(std::int64_t record, const std::string& why) const {
-  const std::string message = fmt::format("{}: {}", store_->name(record), why);
-  const std::lock_guard lock(mutex_);
-  const auto count = static_cast<std::int64_t>(bad_.size());
-  if (bad_.contains(record)) return;
-  if (count >= options_.max_bad_records)
-    throw DataError(count == 0 ? message + "; --max-bad-records lets such records pass"
-                               : fmt::format("{}; it is bad record {}, and --max-bad-records allows {}", message,
-                                             count + 1, options_.max_bad_records));
-  bad_.insert(record);
-  any_bad_.store(true, std::memory_order_release);
-  log_warning("skipped, {} of {} bad records allowed: {}", count + 1, options_.max_bad_records, message);
+void ImageSource::leave_out(const std::vector<std::int64_t>& records) {
+  good_before_.clear();
+  for (const std::int64_t record : records) good_before_.push_back(record - left_out());
+  size_ = store_->size() - left_out();
+  if (size_ == 0) throw DataError("none of the images can be read");
+  ContentDigest digest(spec_, size_);
+  digest.add(store_->labels());
+  store_->add_to(digest);
+  digest.add(std::span<const std::int64_t>(records));
+  digest_ = digest.hexadecimal();
+}
+
+std::int64_t ImageSource::record_of(std::int64_t example) const {
+  return example + (std::ranges::upper_bound(good_before_, example) - good_before_.begin());
 }
 
 }  // namespace credence

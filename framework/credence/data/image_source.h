@@ -1,11 +1,10 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <set>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "credence/data/augmentation.h"
 #include "credence/data/data_source.h"
@@ -23,7 +22,6 @@ class ImageSource final : public DataSource {
     ImageSize output;
     std::int64_t short_side = 0;  // at least the output's sides
     Normalization normalization;
-    std::int64_t max_bad_records = 0;
     int threads = 1;  // of read()
   };
   /// UserError for sizes that make no sense, or a normalisation of other channels.
@@ -44,21 +42,29 @@ class ImageSource final : public DataSource {
   /// Sizes `batch` for so many examples.
   void prepare(std::int64_t count, Batch& batch) const;
 
+  /// A record of the store that cannot be decoded. That depends on the record alone.
+  struct BadRecord {
+    std::int64_t record;
+    std::string why;
+  };
+  /// Those of the records [begin, end), in order, each read and decoded whole, JPEGs at an eighth of their size. Once
+  /// there are more than `allowed`, the rest is not looked at. StorageError.
+  std::vector<BadRecord> find_bad(std::int64_t begin, std::int64_t end, std::int64_t allowed, int threads) const;
+  /// From now on without these records of the store, in order: the others are the examples, and the digest tells which
+  /// they are. DataError where none is left.
+  void leave_out(const std::vector<std::int64_t>& records);
+  std::int64_t left_out() const noexcept { return static_cast<std::int64_t>(good_before_.size()); }
+
  private:
   struct Example;
   void fill(std::span<const std::int64_t> examples, Batch& batch) const override;
-  /// An unreadable record is named, counted and, up to max_bad_records of them, replaced by the next that can be read:
-  /// the same one for every rank and every time.
   void read_row(const Example& example, std::int64_t row, Batch& batch) const;
   void decode(std::int64_t record, const Example& example, std::uint8_t* to) const;
-  void note_bad(std::int64_t record, const std::string& why) const;
-  bool known_bad(std::int64_t record) const;
+  std::int64_t record_of(std::int64_t example) const;
 
   std::unique_ptr<ImageStore> store_;
   Options options_;
-  mutable std::mutex mutex_;
-  mutable std::set<std::int64_t> bad_;
-  mutable std::atomic<bool> any_bad_ = false;
+  std::vector<std::int64_t> good_before_;  // of every record left out: how many before it are not
 };
 
 }  // namespace credence

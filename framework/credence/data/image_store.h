@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "credence/base/digest.h"
 #include "credence/data/digest.h"
 #include "credence/data/image.h"
 
@@ -49,6 +50,11 @@ class ImageStore {
   virtual StoredImage read(std::int64_t record, std::vector<std::uint8_t>& buffer) const = 0;
   /// What tells this dataset from others, labels apart.
   virtual void add_to(ContentDigest& digest) const = 0;
+  /// What tells a record from another of the same path, so far as add_to() does: by default its bytes.
+  virtual Digest fingerprint(std::int64_t record) const {
+    std::vector<std::uint8_t> buffer;
+    return digest_of(std::as_bytes(read(record, buffer).bytes));
+  }
   std::span<const std::int64_t> labels() const noexcept { return labels_; }
 
  protected:

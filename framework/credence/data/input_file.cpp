@@ -14,12 +14,13 @@
 #include <vector>
 
 #include "credence/base/errors.h"
+#include "credence/base/file_io.h"
 
 namespace credence {
 namespace {
 
 constexpr std::uint64_t kMostDeflation = 1032;  // deflate's limit, zlib's technical notes
-constexpr std::size_t kChunkBytes = std::size_t{1} << 18;
+constexpr std::size_t kPieceBytes = std::size_t{1} << 18;
 
 std::string cause(int error) {
   return std::generic_category().message(error);
@@ -28,7 +29,7 @@ std::string cause(int error) {
 }  // namespace
 
 struct InputFile::Packed {
-  Packed() : bytes(kChunkBytes) {
+  Packed() : bytes(kPieceBytes) {
     if (inflateInit2(&stream, 16 + MAX_WBITS) != Z_OK) throw std::bad_alloc();
   }
   ~Packed() { inflateEnd(&stream); }
@@ -42,7 +43,7 @@ struct InputFile::Packed {
 
 InputFile::InputFile(const std::filesystem::path& path) : name_(path.string()) {
   descriptor_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe would wait for its writer
-  if (descriptor_ < 0) throw DataError(fmt::format("cannot open {}: {}", name_, cause(errno)));
+  if (descriptor_ < 0) throw_error(kind_of_input_error(errno), fmt::format("cannot open {}: {}", name_, cause(errno)));
   try {
     struct stat status {};
     if (fstat(descriptor_, &status) != 0) throw StorageError(fmt::format("cannot read {}: {}", name_, cause(errno)));
@@ -95,7 +96,7 @@ std::size_t InputFile::unpack(std::span<std::uint8_t> to) {
       inflateReset(&stream);
       packed_->member_ended = false;
     }
-    const std::size_t room = std::min(to.size() - done, kChunkBytes);
+    const std::size_t room = std::min(to.size() - done, kPieceBytes);
     stream.next_out = to.data() + done;
     stream.avail_out = static_cast<uInt>(room);
     const int result = inflate(&stream, Z_NO_FLUSH);
@@ -117,7 +118,7 @@ std::size_t InputFile::read(std::span<std::uint8_t> to) {
 
 std::string InputFile::read_all() {
   std::string text;
-  std::vector<std::uint8_t> chunk(kChunkBytes);
+  std::vector<std::uint8_t> chunk(kPieceBytes);
   if (!packed_) text.reserve(most_bytes_);
   for (;;) {
     const std::size_t count = read(chunk);

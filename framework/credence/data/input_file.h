@@ -9,7 +9,7 @@
 namespace credence {
 
 /// A file read from its beginning to its end, unpacked on the way where it is gzip (told by content, not by name).
-/// DataError names the file that cannot be opened, ends early or is damaged; StorageError one that cannot be read.
+/// DataError names the file that is not there, ends early or is damaged; StorageError one that cannot be read.
 class InputFile {
  public:
   explicit InputFile(const std::filesystem::path& path);

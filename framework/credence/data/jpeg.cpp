@@ -18,7 +18,10 @@
 namespace credence {
 namespace {
 
-constexpr int kMostScans = 500;  // a small hostile file can ask for thousands, each a pass over the whole image
+// A small hostile file can ask for thousands of scans, each a pass over the whole image: so many at most, and so many
+// pixels passed over in all, which leaves the largest image 16 scans (files have about 10).
+constexpr std::int64_t kMostScans = 500;
+constexpr std::int64_t kMostPixelsScanned = 16 * kMostPixels;
 constexpr long kMostBytes = 2L << 30;
 
 /// libjpeg reports through these two functions; both leave by longjmp over C frames of libjpeg only. Functions that
@@ -56,9 +59,13 @@ void prepare(ErrorState& error) {
 
 void limit_scans(j_common_ptr info) {
   if (!info->is_decompressor) return;
-  if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number <= kMostScans) return;
+  const auto* const image = reinterpret_cast<j_decompress_ptr>(info);
+  const std::int64_t pixels = std::int64_t{image->image_height} * image->image_width;
+  const std::int64_t most = std::min(kMostScans, kMostPixelsScanned / std::max<std::int64_t>(pixels, 1));
+  if (image->input_scan_number <= most) return;
   auto* const state = reinterpret_cast<ErrorState*>(info->err);
-  std::snprintf(state->message.data(), state->message.size(), "more than %d scans", kMostScans);
+  std::snprintf(state->message.data(), state->message.size(), "more than %d scans of %u x %u pixels",
+                static_cast<int>(most), image->image_height, image->image_width);
   std::longjmp(state->jump, 1);
 }
 
@@ -155,6 +162,11 @@ struct JpegDecoder::State {
 
 JpegDecoder::JpegDecoder() : state_(std::make_unique<State>()) {}
 JpegDecoder::~JpegDecoder() = default;
+
+void JpegDecoder::release_large() {
+  jpeg_abort_decompress(&state_->info);
+  credence::release_large(state_->pixels);
+}
 
 JpegDecoder::Header JpegDecoder::open(std::span<const std::uint8_t> bytes) {
   State& state = *state_;

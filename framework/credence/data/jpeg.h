@@ -33,6 +33,8 @@ class JpegDecoder {
   /// At least `box` of the image just opened, decoded at `eighths`/8 of its size (1, 2, 4 or 8): pixel i of the scaled
   /// image stands for the pixels from 8 i / eighths on.
   Region decode(const Box& box, int eighths);
+  /// Gives large memory back; what was decoded is gone.
+  void release_large();
 
  private:
   struct State;

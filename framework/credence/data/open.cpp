@@ -48,6 +48,8 @@ std::unique_ptr<DataSource> open_csv(const Request& request) {
 
 constexpr std::int64_t kDefaultImageSize = 224;
 
+}  // namespace
+
 std::unique_ptr<DataSource> open_images(std::unique_ptr<ImageStore> store, const DataOptions& options) {
   ImageSource::Options image;
   image.output = store->common_size();
@@ -66,10 +68,11 @@ std::unique_ptr<DataSource> open_images(std::unique_ptr<ImageStore> store, const
   image.short_side =
       sizes.size() == 2 ? parse_integer(sizes[1], "the short side in --image-size SIZE/SHORT") : (side * 8 + 3) / 7;
   image.normalization = options.normalization.value_or(store->normalization());
-  image.max_bad_records = options.max_bad_records;
   image.threads = options.threads;
   return std::make_unique<ImageSource>(std::move(store), image);
 }
+
+namespace {
 
 IdxFiles mnist_files(const std::string& argument, Split split) {
   require(!argument.empty(), "mnist needs the folder of its idx files: mnist:DIR");

@@ -20,8 +20,7 @@ struct DataOptions {
   std::string image_size = {};
   /// [channels, height, width] that a network was trained on: decoded images are brought to that size.
   std::vector<std::int64_t> trained_shape = {};
-  std::int64_t max_bad_records = 0;  // unreadable images that are passed over
-  int threads = 1;                   // that decode images in read()
+  int threads = 1;  // that decode images in read()
 };
 
 /// Opens a dataset by its spec, `name[:arguments]`. Every rank opens the same one for itself; nothing is collective.
@@ -36,6 +35,9 @@ struct DataOptions {
 ///
 /// UserError for a spec that is not understood, DataError for files that are missing or damaged.
 std::unique_ptr<DataSource> open_data(const std::string& spec, Split split, const DataOptions& options = {});
+
+/// Images of any store, sized and normalised as the options say. UserError for sizes that make no sense.
+std::unique_ptr<DataSource> open_images(std::unique_ptr<ImageStore> store, const DataOptions& options);
 
 /// The images of a dataset as they are kept. UserError where it holds none, or holds no images.
 std::unique_ptr<ImageStore> open_store(const std::string& spec, Split split);

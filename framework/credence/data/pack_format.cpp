@@ -73,6 +73,7 @@ PackUserBlock encode(const PackHeader& header) {
   std::ranges::copy(header.normalization.mean, numbers.begin());
   std::ranges::copy(header.normalization.deviation, numbers.begin() + kChannels);
   cursor.put(numbers);
+  cursor.put(header.job);
   const Digest digest = digest_of_block(block);
   std::memcpy(block.data() + kDigestAt, digest.data(), digest.size());
   return block;
@@ -103,6 +104,7 @@ PackHeader decode_pack_header(const PackUserBlock& given) {
   check(header);
   std::array<double, 2 * kChannels> numbers{};
   cursor.get(numbers);
+  cursor.get(header.job);
   const bool normalized = std::ranges::any_of(numbers, [](double value) { return value != 0.0; });
   for (std::size_t c = 0; normalized && c < header.channels; ++c) {
     header.normalization.mean.push_back(numbers[c]);

@@ -23,8 +23,12 @@ namespace credence {
 //   /class_names  uint8            UTF-8, each name followed by a zero byte; empty where classes have no names
 //   /paths        uint8            the records' paths in the dataset they came from, likewise
 //
-// The 512-byte user block before it says where in the file each of these lies and what the digest of all but /bytes is,
-// so reading needs no HDF5: nothing in a damaged or hostile file reaches HDF5's parser, and no lock of HDF5 is taken.
+// Its attributes are format, format_version, examples, classes, channels, and job: 32 hexadecimal digits, the digest of
+// what was packed (labels, paths and lengths, or content) and how, by which the same command knows that it is done.
+//
+// The 512-byte user block before it says where in the file each of these lies, what the digest of all but /bytes is and
+// what the job, so reading needs no HDF5: nothing in a damaged or hostile file reaches HDF5's parser, and no lock of
+// HDF5 is taken.
 
 inline constexpr std::size_t kPackUserBlockBytes = 512;
 inline constexpr std::uint32_t kPackVersion = 1;
@@ -49,6 +53,7 @@ struct PackHeader {
   Normalization normalization;
   std::array<PackExtent, kPackTables.size()> extents{};
   Digest tables{};  // of all tables but the first
+  Digest job{};     // zeros in files of before it was recorded
 };
 
 using PackUserBlock = std::array<std::byte, kPackUserBlockBytes>;

@@ -1,9 +1,8 @@
 #include "credence/data/pack_store.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "credence/base/errors.h"
 
@@ -24,12 +23,13 @@ std::vector<std::string> split_texts(const std::vector<std::uint8_t>& bytes) {
 }  // namespace
 
 PackStore::PackStore(const std::filesystem::path& file, Split split) : file_(file) {
-  descriptor_ = open_file(ExitCode::unusable_data, file_, O_RDONLY | O_NONBLOCK);
-  const std::uint64_t length = file_length(ExitCode::unusable_data, file_, descriptor_.get());
+  Input input = open_input(file_);
+  descriptor_ = std::move(input.descriptor);
+  const std::uint64_t length = input.length;
   try {
     if (length < kPackUserBlockBytes) throw DataError("it is no packed dataset; credence pack makes one");
     PackUserBlock block;
-    read_at(ExitCode::unusable_data, descriptor_.get(), file_, block, 0);
+    read_input_at(descriptor_.get(), file_, block, 0);
     header_ = decode_pack_header(block);
     if (length != header_.file_bytes)
       throw DataError(fmt::format("it is truncated or damaged: it has {} of {} bytes", length, header_.file_bytes));
@@ -51,8 +51,7 @@ void PackStore::read_tables() {
   const auto fill = [&](auto& values) {
     const PackExtent& extent = header_.extents[table++];
     values.resize(extent.bytes / sizeof(values[0]));
-    read_at(ExitCode::unusable_data, descriptor_.get(), file_, std::as_writable_bytes(std::span(values)),
-            extent.offset);
+    read_input_at(descriptor_.get(), file_, std::as_writable_bytes(std::span(values)), extent.offset);
   };
   fill(tables_.offset);
   fill(tables_.length);
@@ -129,8 +128,8 @@ StoredImage PackStore::read(std::int64_t record, std::vector<std::uint8_t>& buff
   const std::size_t i = row(record);
   buffer.resize(static_cast<std::size_t>(tables_.length[i]));
   const auto bytes = std::as_writable_bytes(std::span(buffer));
-  read_at(ExitCode::unusable_data, descriptor_.get(), file_, bytes,
-          header_.extents[0].offset + static_cast<std::uint64_t>(tables_.offset[i]));
+  read_input_at(descriptor_.get(), file_, bytes,
+                header_.extents[0].offset + static_cast<std::uint64_t>(tables_.offset[i]));
   const Digest digest = digest_of(bytes);
   if (!std::equal(digest.begin(), digest.end(), tables_.digest.begin() + static_cast<std::ptrdiff_t>(16 * i)))
     throw DataError("its bytes are damaged: their digest differs");
@@ -138,7 +137,14 @@ StoredImage PackStore::read(std::int64_t record, std::vector<std::uint8_t>& buff
 }
 
 void PackStore::add_to(ContentDigest& digest) const {
-  for (const std::uint32_t i : rows_) digest.add(std::span<const std::uint8_t>(tables_.digest).subspan(16 * i, 16));
+  for (const std::uint32_t i : rows_)
+    digest.add(std::span<const std::uint8_t>(tables_.digest).subspan(std::size_t{16} * i, 16));
+}
+
+Digest PackStore::fingerprint(std::int64_t record) const {
+  Digest digest;
+  std::copy_n(tables_.digest.begin() + static_cast<std::ptrdiff_t>(16 * row(record)), digest.size(), digest.begin());
+  return digest;
 }
 
 }  // namespace credence

@@ -22,6 +22,7 @@ class PackStore final : public ImageStore {
   std::string path(std::int64_t record) const override;
   StoredImage read(std::int64_t record, std::vector<std::uint8_t>& buffer) const override;
   void add_to(ContentDigest& digest) const override;
+  Digest fingerprint(std::int64_t record) const override;
 
  private:
   void read_tables();

@@ -3,66 +3,20 @@
 #include <fcntl.h>
 
 #include <algorithm>
-#include <map>
+#include <utility>
 
 #include "credence/base/errors.h"
+#include "credence/base/file_io.h"
 #include "credence/base/hdf5.h"
-#include "credence/data/pack_store.h"
 
 namespace credence {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kPieceBytes = std::size_t{8} << 20;  // written to HDF5 at a time
-
-/// A record of the file to be: where it comes from, and its place in its store.
-struct Record {
-  const ImageStore* store;
-  std::int64_t number;
-  PackSplit split;
-};
-
-Record record_of(const std::vector<PackSource>& sources, std::int64_t record) {
-  for (const PackSource& source : sources) {
-    if (record < source.store->size()) return {source.store, record, source.split};
-    record -= source.store->size();
-  }
-  throw DataError("a part holds a record that the data does not have");
-}
-
 void append_text(const std::string& text, std::vector<std::uint8_t>& to) {
   to.insert(to.end(), text.begin(), text.end());
   to.push_back(0);
-}
-
-PackTables tables_of(const std::vector<PackSource>& sources, const std::vector<PlacedEntry>& entries) {
-  PackTables tables;
-  std::int64_t offset = 0;
-  for (const PlacedEntry& placed : entries) {
-    const PartEntry& entry = placed.entry;
-    const Record record = record_of(sources, entry.record);
-    tables.offset.push_back(offset);
-    tables.length.push_back(entry.length);
-    tables.label.push_back(record.store->label(record.number));
-    tables.split.push_back(static_cast<std::uint8_t>(record.split));
-    tables.encoding.push_back(entry.encoding);
-    tables.height.push_back(entry.height);
-    tables.width.push_back(entry.width);
-    tables.digest.insert(tables.digest.end(), entry.digest.begin(), entry.digest.end());
-    append_text(record.store->path(record.number), tables.paths);
-    offset += entry.length;
-  }
-  for (const std::string& name : sources.front().store->class_names()) append_text(name, tables.class_names);
-  return tables;
-}
-
-ImageSize common_size(const PackTables& tables) {
-  const auto all_alike = [](const std::vector<std::int64_t>& values) {
-    return std::ranges::adjacent_find(values, std::ranges::not_equal_to()) == values.end();
-  };
-  if (!all_alike(tables.height) || !all_alike(tables.width)) return {};
-  return {tables.height.front(), tables.width.front()};
 }
 
 /// The HDF5 file itself. Datasets are contiguous and their place is fixed when they are made.
@@ -121,58 +75,6 @@ class PackFile {
   hdf5::Handle file_;
 };
 
-/// Fills /bytes from the parts, in the order of the entries, comparing digests on the way.
-class Copier {
- public:
-  Copier(const fs::path& parts, PackFile& file, const hdf5::Handle& dataset)
-      : parts_(parts), file_(file), dataset_(dataset) {
-    space_ =
-        hdf5::open(file_.context(), "H5Dget_space", "bytes", H5Sclose, [&] { return H5Dget_space(dataset_.get()); });
-  }
-
-  void add(const PlacedEntry& placed) {
-    const PartEntry& entry = placed.entry;
-    const fs::path path = part_file(parts_, placed.part);
-    auto& part = opened_[placed.part];
-    if (!part) part = open_file(ExitCode::unusable_data, path, O_RDONLY);
-    const std::size_t begin = piece_.size();
-    piece_.resize(begin + static_cast<std::size_t>(entry.length));
-    const auto bytes = std::span(piece_).subspan(begin);
-    read_at(ExitCode::unusable_data, part.get(), path, bytes, static_cast<std::uint64_t>(entry.offset));
-    if (digest_of(bytes) != entry.digest)
-      throw DataError(
-          fmt::format("{}: the bytes of record {} are not those that were written; remove the folder to "
-                      "start anew",
-                      path.string(), entry.record));
-    if (piece_.size() >= kPieceBytes) flush();
-  }
-
-  void flush() {
-    if (piece_.empty()) return;
-    const hsize_t start = written_;
-    const hsize_t count = piece_.size();
-    const hdf5::Context& context = file_.context();
-    const hdf5::Handle memory = hdf5::make_space(context, "bytes", {static_cast<std::int64_t>(count)});
-    hdf5::check(context, "H5Sselect_hyperslab", "bytes",
-                [&] { return H5Sselect_hyperslab(space_.get(), H5S_SELECT_SET, &start, nullptr, &count, nullptr); });
-    hdf5::check(context, "H5Dwrite", "bytes", [&] {
-      return H5Dwrite(dataset_.get(), hdf5::type_of(DType::uint8), memory.get(), space_.get(), H5P_DEFAULT,
-                      piece_.data());
-    });
-    written_ += count;
-    piece_.clear();
-  }
-
- private:
-  fs::path parts_;
-  PackFile& file_;
-  const hdf5::Handle& dataset_;
-  hdf5::Handle space_;
-  std::map<int, Descriptor> opened_;
-  std::vector<std::byte> piece_;
-  hsize_t written_ = 0;
-};
-
 void write_attributes(PackFile& file, const PackHeader& header) {
   const auto write = [&](const char* name, const hdf5::Scalar& value) {
     hdf5::write_attribute(file.context(), file.get(), name, value);
@@ -182,65 +84,95 @@ void write_attributes(PackFile& file, const PackHeader& header) {
   write("examples", static_cast<std::int64_t>(header.records));
   write("classes", static_cast<std::int64_t>(header.classes));
   write("channels", static_cast<std::int64_t>(header.channels));
+  write("job", hexadecimal(header.job));
 }
 
-/// Whether the file's tables are found, and its first and last record.
-bool reads_back(const fs::path& path, PackSplit split) {
-  try {
-    const PackStore store(path, split == PackSplit::test ? Split::test : Split::train);
-    std::vector<std::uint8_t> buffer;
-    store.read(0, buffer);
-    store.read(store.size() - 1, buffer);
-    return true;
-  } catch (const DataError&) {
-    return false;
-  }
-}
-
-/// Writes the user block, reads back, renames.
-void publish(TemporaryFile& file, PackHeader header, PackSplit split) {
-  header.file_bytes = file_length(ExitCode::storage, file.path(), file.fd());
-  bool good = false;
-  // H5Dget_offset counts from the start of the file or, in some releases, from behind the user block.
+/// H5Dget_offset counts from the start of the file or, in some releases, from behind the user block.
+std::uint64_t shift_of_places(const fs::path& path, const PackTables& tables, const PackHeader& header) {
+  const Descriptor file = open_file(ExitCode::storage, path, O_RDONLY);
+  const auto views = tables.views();
   for (const std::uint64_t shift : {std::uint64_t{0}, std::uint64_t{kPackUserBlockBytes}}) {
-    PackHeader shifted = header;
-    for (PackExtent& extent : shifted.extents)
-      if (extent.bytes > 0) extent.offset += shift;
-    write_at(file.fd(), file.path(), encode(shifted), 0);
-    sync_file(file.fd(), file.path());
-    good = reads_back(file.path(), split);
-    if (good) break;
+    Hasher hasher;
+    const auto hash = [&](std::span<const std::byte> bytes) { hasher.update(bytes); };
+    for (std::size_t i = 1; i < views.size(); ++i) {
+      const std::uint64_t begin = header.extents[i].offset + shift;
+      stream(ExitCode::storage, file.get(), path, begin, begin + views[i].size(), hash);
+    }
+    if (hasher.digest() == header.tables) return shift;
   }
-  if (!good) throw StorageError(fmt::format("{}: what was written does not read back", file.path().string()));
-  file.sync_and_close();
-  file.publish();
+  throw StorageError(fmt::format("{}: what was written does not read back", path.string()));
 }
 
 }  // namespace
 
-void write_pack(const fs::path& path, const fs::path& parts, const std::vector<PackSource>& sources,
-                std::vector<PlacedEntry> entries, std::atomic<std::int64_t>& progress) {
-  std::erase_if(entries, [](const PlacedEntry& placed) { return placed.entry.bad; });
-  std::ranges::sort(entries, {}, [](const PlacedEntry& placed) { return placed.entry.record; });
-  if (entries.empty()) throw DataError("there is no image to pack: none can be read");
-  const PackTables tables = tables_of(sources, entries);
-  const ImageStore& first = *sources.front().store;
+PackRecord record_of(const std::vector<PackSource>& sources, std::int64_t record) {
+  for (const PackSource& source : sources) {
+    if (record < source.store->size()) return {source.store, record, source.split};
+    record -= source.store->size();
+  }
+  throw InternalError("a record outside the data was asked for");
+}
 
-  PackHeader header;
-  header.records = tables.records();
-  header.classes = static_cast<std::uint64_t>(first.classes());
-  header.channels = static_cast<std::uint32_t>(first.channels());
-  header.common_size = common_size(tables);
-  header.normalization = first.normalization();
-  header.tables = tables.combined_digest();
-  const auto views = tables.views();
-  for (std::size_t i = 0; i < views.size(); ++i) header.extents[i].bytes = views[i].size();
-  header.extents[0].bytes = static_cast<std::uint64_t>(tables.offset.back() + tables.length.back());
+std::vector<Digest> record_keys(const std::vector<PackSource>& sources) {
+  std::vector<Digest> keys;
+  for (const auto& [store, split] : sources) {
+    for (std::int64_t i = 0; i < store->size(); ++i) {
+      const std::string path = store->path(i);
+      const Digest fingerprint = store->fingerprint(i);
+      Hasher hasher;
+      hasher.update(std::as_bytes(std::span(&split, 1)));
+      hasher.update(std::as_bytes(std::span(fingerprint)));
+      hasher.update(std::as_bytes(std::span(path)));
+      keys.push_back(hasher.digest());
+    }
+  }
+  return keys;
+}
 
-  TemporaryFile temporary(path);
-  PackFile file(temporary.path());
+std::vector<PlacedEntry> entries_of(const std::vector<Digest>& keys, const std::vector<PlacedEntry>& found) {
+  std::vector<std::pair<Digest, std::int64_t>> places;
+  for (const Digest& key : keys) places.emplace_back(key, static_cast<std::int64_t>(places.size()));
+  std::ranges::sort(places);
+  std::vector<PlacedEntry> entries(keys.size());
+  for (const PlacedEntry& placed : found) {
+    const auto place = std::ranges::lower_bound(places, placed.entry.key, {}, &std::pair<Digest, std::int64_t>::first);
+    if (place == places.end() || place->first != placed.entry.key) continue;
+    PlacedEntry& entry = entries[static_cast<std::size_t>(place->second)];
+    if (entry.record < 0 || entry.entry.bad) entry = placed;
+    entry.record = place->second;
+  }
+  std::erase_if(entries, [](const PlacedEntry& entry) { return entry.record < 0; });
+  return entries;
+}
+
+PackTables tables_of(const std::vector<PackSource>& sources, const std::vector<PlacedEntry>& entries) {
+  PackTables tables;
+  std::int64_t offset = 0;
+  for (const PlacedEntry& placed : entries) {
+    const PartEntry& entry = placed.entry;
+    const PackRecord record = record_of(sources, placed.record);
+    tables.offset.push_back(offset);
+    tables.length.push_back(entry.length);
+    tables.label.push_back(record.store->label(record.number));
+    tables.split.push_back(static_cast<std::uint8_t>(record.split));
+    tables.encoding.push_back(entry.encoding);
+    tables.height.push_back(entry.height);
+    tables.width.push_back(entry.width);
+    tables.digest.insert(tables.digest.end(), entry.digest.begin(), entry.digest.end());
+    append_text(record.store->path(record.number), tables.paths);
+    offset += entry.length;
+  }
+  for (const std::string& name : sources.front().store->class_names()) append_text(name, tables.class_names);
+  return tables;
+}
+
+void create_pack(const fs::path& path, const PackTables& tables, PackHeader& header) {
+  PackFile file(path);
   write_attributes(file, header);
+  const auto views = tables.views();
   auto& places = header.extents;
+  for (std::size_t i = 1; i < views.size(); ++i) places[i].bytes = views[i].size();
+  places[0].bytes = static_cast<std::uint64_t>(tables.offset.back() + tables.length.back());
   const auto count = static_cast<std::int64_t>(tables.records());
   places[1].offset = file.write("offset", tables.offset);
   places[2].offset = file.write("length", tables.length);
@@ -254,17 +186,12 @@ void write_pack(const fs::path& path, const fs::path& parts, const std::vector<P
   places[10].offset = file.write("paths", tables.paths);
   hdf5::Handle bytes = file.make("bytes", DType::uint8, {static_cast<std::int64_t>(places[0].bytes)});
   places[0].offset = file.place_of(bytes, "bytes");
-  {
-    Copier copier(parts, file, bytes);
-    for (const PlacedEntry& entry : entries) {
-      copier.add(entry);
-      progress.fetch_add(1, std::memory_order_relaxed);
-    }
-    copier.flush();
-  }
   bytes.close(file.context(), "bytes");
   file.close();
-  publish(temporary, header, sources.front().split);
+  const std::uint64_t shift = shift_of_places(path, tables, header);
+  for (PackExtent& extent : places)
+    if (extent.bytes > 0) extent.offset += shift;
+  header.file_bytes = std::filesystem::file_size(path);
 }
 
 }  // namespace credence

@@ -1,10 +1,7 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
-#include <string>
 #include <vector>
 
 #include "credence/data/image_store.h"
@@ -19,11 +16,26 @@ struct PackSource {
   PackSplit split = PackSplit::both;
 };
 
-/// Assembles the packed file of what the parts hold, records in their order, the bad ones left out; under a temporary
-/// name, synced, its tables read back, renamed. `progress` counts records and may be read meanwhile. DataError for a
-/// part whose bytes are not what its journal says, StorageError.
-void write_pack(const std::filesystem::path& file, const std::filesystem::path& parts,
-                const std::vector<PackSource>& sources, std::vector<PlacedEntry> entries,
-                std::atomic<std::int64_t>& progress);
+/// One of them, by its number in its store.
+struct PackRecord {
+  const ImageStore* store;
+  std::int64_t number;
+  PackSplit split;
+};
+PackRecord record_of(const std::vector<PackSource>& sources, std::int64_t record);
+
+/// What journals know the records by: the digests of split, path and fingerprint. Whatever else changes in the data, a
+/// record with the same key needs not be packed again.
+std::vector<Digest> record_keys(const std::vector<PackSource>& sources);
+
+/// Of each record that has any, the good entry, or else a bad one, in the records' order.
+std::vector<PlacedEntry> entries_of(const std::vector<Digest>& keys, const std::vector<PlacedEntry>& found);
+
+/// The tables of a pack of good entries, one after the other.
+PackTables tables_of(const std::vector<PackSource>& sources, const std::vector<PlacedEntry>& entries);
+
+/// Makes an HDF5 file with these tables, attributes, and room for the images' bytes (holes in the file for now); fills
+/// the extents of the header, which is not in the file yet, and its length. StorageError.
+void create_pack(const std::filesystem::path& file, const PackTables& tables, PackHeader& header);
 
 }  // namespace credence

@@ -35,7 +35,12 @@ std::vector<bool> noisy_slots(const Estimator::Parts& parts, const std::string& 
     for (int member = 0; member < plan.members; ++member) {
       for (const int slot : {place.weight, place.bias}) {
         const int of_member = member * plan.member_slots() + slot;
-        if (slot >= 0) noisy[static_cast<std::size_t>(of_member)] = is_gaussian(parts.posterior, of_member);
+        if (slot < 0) continue;
+        noisy[static_cast<std::size_t>(of_member)] = is_gaussian(parts.posterior, of_member);
+        require(!place.layer->reads_rows() || !is_gaussian(parts.posterior, of_member),
+                "--estimator {} needs one row of features an example, and {} reads many, the tokens of a transformer; "
+                "use --estimator reparam, or make such layers point estimates",
+                name, place.name);
       }
     }
   }

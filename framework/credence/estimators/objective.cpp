@@ -16,6 +16,16 @@ Objective::Weights Objective::weights(std::int64_t step) const {
   return {weight, weight * temperature};
 }
 
+void require_entropy_to_temper(const Objective& objective, const PosteriorPlan& plan) {
+  const bool has_entropy = std::any_of(plan.families.begin(), plan.families.end(), [](const Family& family) {
+    return family.gaussian() || family.kind == Family::Kind::categorical;
+  });
+  require(objective.temperature == 1.0 || has_entropy,
+          "--temperature {} scales the entropy of q, and no tensor of this posterior has one in the objective; use "
+          "--kl-weight, or a posterior with standard deviations such as mean-field",
+          objective.temperature);
+}
+
 void append_charged_terms(const PosteriorPlan& plan, std::span<const double> prior_nats, std::vector<TermNats>& terms) {
   const std::vector<int> slots = monte_carlo_slots(plan);
   ensure(slots.size() == prior_nats.size(), "a charge for every prior without a closed form");

@@ -29,6 +29,9 @@ struct Objective {
   Weights weights(std::int64_t step) const;
 };
 
+/// UserError where a temperature other than 1 would change nothing: no tensor has an entropy.
+void require_entropy_to_temper(const Objective& objective, const PosteriorPlan& plan);
+
 /// Nats for the whole dataset; of an ensemble the mean over members.
 struct ObjectiveValue {
   double elbo = 0.0;  // NaN where nothing is Gaussian, or the objective is no bound

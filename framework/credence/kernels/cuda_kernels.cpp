@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <cstring>
+#include <string>
 #include <type_traits>
 
 #include "credence/base/errors.h"
+#include "credence/kernels/cuda_identity.h"
 #include "credence/kernels/cuda_launch.h"
 #include "credence/kernels/kernel_set.h"
 #include "credence/kernels/plan.h"
@@ -192,6 +194,12 @@ class CudaKernels final : public KernelSet<float> {
 bool cuda_available() {
   int devices = 0;
   return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
+}
+
+std::string cuda_identity(int device) {
+  char text[32] = {};  // "domain:bus:device.function"
+  check(cudaDeviceGetPCIBusId(text, sizeof(text), device), "tell a device's place on the PCI bus");
+  return text;
 }
 
 std::unique_ptr<KernelSet<float>> cuda_kernels(void* stream) {

@@ -1,4 +1,5 @@
 #include "credence/base/errors.h"
+#include "credence/kernels/cuda_identity.h"
 #include "credence/kernels/kernel_set.h"
 
 namespace credence::kernels {
@@ -9,6 +10,10 @@ std::unique_ptr<KernelSet<float>> cuda_kernels(void* /*stream*/) {
 
 bool cuda_available() {
   return false;
+}
+
+std::string cuda_identity(int /*device*/) {
+  return {};
 }
 
 }  // namespace credence::kernels

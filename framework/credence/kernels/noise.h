@@ -15,11 +15,12 @@ enum class Purpose : std::uint8_t {
   module = 5,          // seed of a module's own generator (dropout layers of a user's network)
   prediction = 6,      // eps of a posterior draw in evaluation
   data = 7,            // generated datasets
-  structure = 8,       // masks and factors of a posterior's draw; of one in evaluation too, told apart by step
+  structure = 8,       // masks of a posterior's draw; of one in evaluation too, told apart by step
   signs = 9,           // of Flipout, per example and layer
   activations = 10,    // eps of local reparameterisation, per example and layer
   corruption = 11,     // noise on the pixels of shifted data
-  mixing = 12          // how much of another example mixup adds
+  mixing = 12,         // how much of another example mixup adds
+  factors = 13         // of a draw's low-rank parts; of one in evaluation too, told apart by step
 };
 
 using Counter = std::array<std::uint32_t, 4>;

@@ -41,8 +41,8 @@ torch::Tensor NoisyLayer::noisy(const torch::Tensor& x, const torch::Tensor& mea
   return mean + per_channel(inputs, outputs) * map(x * per_channel(0, inputs), second_.weight, second_.bias);
 }
 
-LinearImpl::LinearImpl(const torch::nn::LinearOptions& chosen)
-    : torch::nn::LinearImpl(chosen), NoisyLayer(/*convolves=*/false) {}
+LinearImpl::LinearImpl(const torch::nn::LinearOptions& chosen, bool reads_rows)
+    : torch::nn::LinearImpl(chosen), NoisyLayer(/*convolves=*/false, reads_rows) {}
 
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
   const torch::Tensor mean = torch::nn::LinearImpl::forward(x);

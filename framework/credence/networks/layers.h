@@ -36,9 +36,11 @@ class NoisyLayer {
   /// `noise` must outlive its use; null: none. `layer`: its number in the network.
   void set_noise(const ActivationNoise* noise, int layer, Second second);
   bool convolves() const { return convolves_; }
+  /// Whether an example passes many rows through it, as a transformer's tokens do: it refuses noise then.
+  bool reads_rows() const { return reads_rows_; }
 
  protected:
-  explicit NoisyLayer(bool convolves) : convolves_(convolves) {}
+  explicit NoisyLayer(bool convolves, bool reads_rows = false) : convolves_(convolves), reads_rows_(reads_rows) {}
   bool is_noisy() const { return noise_ != nullptr; }
   using Map =
       std::function<torch::Tensor(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias)>;
@@ -49,13 +51,13 @@ class NoisyLayer {
   const ActivationNoise* noise_ = nullptr;
   int layer_ = 0;
   Second second_;
-  bool convolves_;
+  bool convolves_, reads_rows_;
 };
 
-/// torch::nn::Linear for inputs [B, features], same parameters and numbers.
+/// torch::nn::Linear for inputs [B, features], same parameters and numbers; `reads_rows`: [B, rows, features].
 class LinearImpl : public torch::nn::LinearImpl, public NoisyLayer {
  public:
-  explicit LinearImpl(const torch::nn::LinearOptions& chosen);
+  explicit LinearImpl(const torch::nn::LinearOptions& chosen, bool reads_rows = false);
   torch::Tensor forward(const torch::Tensor& x);
 };
 TORCH_MODULE(Linear);

@@ -17,14 +17,14 @@ constexpr double kResponseEpsilon = 1e-6;  // Singh and Krishnan 2020, sec. 3.1
 
 struct BatchNormLayer final : torch::nn::BatchNorm2dImpl, NormLayer {
   explicit BatchNormLayer(std::int64_t channels) : torch::nn::BatchNorm2dImpl(channels) {}
-  torch::Tensor normalize(const torch::Tensor& x) override { return forward(x); }
+  torch::Tensor normalize(const torch::Tensor& x) override { return forward(x).to(x.scalar_type()); }
   void zero_scale() override { weight.zero_(); }
 };
 
 struct GroupNormLayer final : torch::nn::GroupNormImpl, NormLayer {
   explicit GroupNormLayer(std::int64_t channels)
       : torch::nn::GroupNormImpl(std::gcd(channels, std::clamp<std::int64_t>(channels / 2, 1, kGroups)), channels) {}
-  torch::Tensor normalize(const torch::Tensor& x) override { return forward(x); }
+  torch::Tensor normalize(const torch::Tensor& x) override { return forward(x).to(x.scalar_type()); }
   void zero_scale() override { weight.zero_(); }
 };
 
@@ -37,11 +37,14 @@ struct FilterResponseNorm final : torch::nn::Module, NormLayer {
     if (activates) threshold = register_parameter("threshold", torch::zeros({channels}));
   }
 
-  torch::Tensor normalize(const torch::Tensor& x) override {
+  torch::Tensor normalize(const torch::Tensor& input) override {
+    const torch::Tensor x = input.to(weight.scalar_type());  // bfloat16 under --precision bf16
     const torch::Tensor response = x.square().mean({2, 3}, /*keepdim=*/true) + kResponseEpsilon;
-    return torch::addcmul(by_channel(bias), x, response.rsqrt() * by_channel(weight));
+    return torch::addcmul(by_channel(bias), x, response.rsqrt() * by_channel(weight)).to(input.scalar_type());
   }
-  torch::Tensor activate(torch::Tensor x) override { return torch::maximum(x, by_channel(threshold)); }
+  torch::Tensor activate(torch::Tensor x) override {
+    return torch::maximum(x, by_channel(threshold).to(x.scalar_type()));
+  }
   void zero_scale() override { weight.zero_(); }
 
   static torch::Tensor by_channel(const torch::Tensor& values) { return values.view({1, -1, 1, 1}); }

@@ -50,7 +50,7 @@ torch::Tensor SyncBatchNorm::normalize(const torch::Tensor& input) {
   note(mean, variance, x.numel() / x.size(1) * sums_.shards);
   const torch::Tensor scale = (variance + options.eps()).rsqrt() * weight.to(torch::kFloat64);
   const torch::Tensor shift = bias.to(torch::kFloat64) - mean * scale;
-  return torch::addcmul(by_channel(shift, x), x, by_channel(scale, x));
+  return torch::addcmul(by_channel(shift, x), x, by_channel(scale, x)).to(input.scalar_type());
 }
 
 /// Running averages, as batch normalisation keeps them: of the unbiased variance.

@@ -14,6 +14,7 @@ namespace {
 constexpr double kNormEpsilon = 1e-6;
 constexpr double kPositionDeviation = 0.02;
 constexpr std::int64_t kMlpFactor = 4;
+constexpr bool kOfTokens = true;
 
 struct Sizes {
   std::int64_t patch = 0;  // pixels
@@ -30,7 +31,7 @@ struct SelfAttentionImpl : torch::nn::Module {
   SelfAttentionImpl(std::int64_t width, std::int64_t heads) : heads_(heads) {
     in_proj_weight = register_parameter("in_proj_weight", torch::zeros({3 * width, width}));
     in_proj_bias = register_parameter("in_proj_bias", torch::zeros({3 * width}));
-    out_proj = register_module("out_proj", Linear(torch::nn::LinearOptions(width, width)));
+    out_proj = register_module("out_proj", Linear(torch::nn::LinearOptions(width, width), kOfTokens));
   }
 
   torch::Tensor forward(const torch::Tensor& x) {  // [B, N, W]
@@ -52,8 +53,8 @@ TORCH_MODULE(SelfAttention);
 /// Children 0 and 3, as in torchvision, where 1, 2 and 4 have no parameters.
 struct MlpBlockImpl : torch::nn::Module {
   explicit MlpBlockImpl(std::int64_t width) {
-    first = register_module("0", Linear(torch::nn::LinearOptions(width, kMlpFactor * width)));
-    second = register_module("3", Linear(torch::nn::LinearOptions(kMlpFactor * width, width)));
+    first = register_module("0", Linear(torch::nn::LinearOptions(width, kMlpFactor * width), kOfTokens));
+    second = register_module("3", Linear(torch::nn::LinearOptions(kMlpFactor * width, width), kOfTokens));
   }
   torch::Tensor forward(const torch::Tensor& x) { return second(torch::gelu(first(x))); }
   Linear first{nullptr}, second{nullptr};

@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <variant>
 
 #include "credence/base/errors.h"
 
 namespace credence {
 namespace {
+
+// IVON: the first Hessian of a weight whose given scale says less than its prior, as a share of the weight decay.
+constexpr double kLeastHessian = 1e-3;
 
 double gradient_norm_of(const std::vector<kernels::SegmentSums>& sums) {
   double squares = 0.0;
@@ -27,6 +31,32 @@ kernels::SegmentRates trust_ratios(double trust, const kernels::Segment& segment
     rates.scale = trust * std::sqrt(static_cast<double>(segment.count) / sums.squared_raw_gradient);
   }
   return rates;
+}
+
+const InformedPrior* informed_prior(const PosteriorPlan& plan, int slot) {
+  return slot < static_cast<int>(plan.priors.size())
+             ? std::get_if<InformedPrior>(&plan.priors[static_cast<std::size_t>(slot)])
+             : nullptr;
+}
+
+/// 1 / variance of a Gaussian prior: of each weight of the slot, or one number for all. float64
+torch::Tensor prior_precision(const Posterior& posterior, int slot) {
+  const PosteriorPlan& plan = posterior.plan();
+  const auto index = static_cast<std::size_t>(slot);
+  const auto options = torch::dtype(torch::kFloat64).device(posterior.mean().device());
+  const InformedPrior* const prior = informed_prior(plan, slot);
+  if (prior == nullptr) return torch::full({}, std::pow(plan.segments[index].prior_scale, -2.0), options);
+  return (prior->tensors->at(plan.layout.slots[index].name).scale.to(options) * prior->inflate).square().reciprocal();
+}
+
+void require_gaussian_priors(const PosteriorPlan& plan) {
+  for (std::size_t i = 0; i < plan.priors.size(); ++i) {
+    require(!plan.segments[i].gaussian || treatment(plan.priors[i]) == PriorTreatment::kernels ||
+                std::holds_alternative<InformedPrior>(plan.priors[i]),
+            "IVON takes a Gaussian prior as weight decay, and {} has the prior {}; use adam, or normal, checkpoint: or "
+            "weights: as the prior",
+            plan.layout.slots[i].name, describe(plan.priors[i]));
+  }
 }
 
 }  // namespace
@@ -55,19 +85,46 @@ void Optimizer::start_ivon() {
           "IVON needs a positive first Hessian and clip radius, not {} and {}", options_.hess_init,
           options_.clip_radius);
   const Objective::Weights weights = options_.objective.weights(0);
+  const Objective::Weights full = options_.objective.weights(options_.objective.warmup_steps);
   require(weights.entropy > 0.0,
           "IVON derives its scales from the weight of the entropy, which is zero; give a positive KL weight and "
           "temperature, or use adam");
+  require_gaussian_priors(posterior_.plan());
   const auto examples = static_cast<double>(options_.objective.dataset_size);
-  torch::Tensor raw = posterior_.raw_scale();
-  for (const kernels::Segment& segment : posterior_.segments()) {
+  const torch::Tensor scales = posterior_.scales();
+  for (int slot = 0; slot < static_cast<int>(posterior_.segments().size()); ++slot) {
+    const kernels::Segment& segment = posterior_.segments()[static_cast<std::size_t>(slot)];
     if (!segment.gaussian) continue;
-    const double decay = weights.cross_entropy / (examples * segment.prior_scale * segment.prior_scale);
-    const double scale = std::sqrt(weights.entropy / (examples * (options_.hess_init + decay)));
-    raw.narrow(0, segment.offset, segment.count).fill_(kernels::inverse_softplus(scale));
-    moments_.scale_first.narrow(0, segment.offset, segment.count).fill_(options_.hess_init);
+    const auto part = [&](const torch::Tensor& arena) { return arena.narrow(0, segment.offset, segment.count); };
+    if (!options_.given_scales.contains(slot)) {
+      const double decay = weights.cross_entropy / (examples * segment.prior_scale * segment.prior_scale);
+      const double scale = std::sqrt(weights.entropy / (examples * (options_.hess_init + decay)));
+      part(posterior_.raw_scale()).fill_(kernels::inverse_softplus(scale));
+      part(moments_.scale_first).fill_(options_.hess_init);
+      continue;
+    }
+    const torch::Tensor decay = (prior_precision(posterior_, slot) * (weights.cross_entropy / examples)).flatten();
+    // Of the KL's full weight, also where it warms up: the first steps are as long as without.
+    const torch::Tensor precision = full.entropy / (examples * part(scales).to(torch::kFloat64).square());
+    const torch::Tensor hessian = torch::maximum(precision - decay, kLeastHessian * decay);
+    part(moments_.scale_first).copy_(hessian);
+    const torch::Tensor scale = (weights.entropy / (examples * (hessian + decay))).sqrt();
+    part(posterior_.raw_scale()).copy_(torch::log(torch::expm1(scale)));
   }
   posterior_.set_drawn(std::nullopt);
+}
+
+/// The kernels know one weight decay for a tensor; those of single weights are in the Hessian while they work.
+void Optimizer::add_informed_decay(double weight) {
+  if (options_.rule != kernels::Rule::ivon) return;
+  for (int slot = 0; slot < posterior_.plan().network_slots; ++slot) {
+    const auto index = static_cast<std::size_t>(slot);
+    if (informed_prior(posterior_.plan(), slot) == nullptr || !posterior_.plan().segments[index].gaussian ||
+        !posterior_.works_on(slot)) {
+      continue;
+    }
+    posterior_.view(moments_.scale_first, slot).add_(prior_precision(posterior_, slot), weight);
+  }
 }
 
 kernels::UpdateRule Optimizer::rule_of(const Step& step) const {
@@ -108,9 +165,11 @@ Optimizer::Result Optimizer::step(const GradientSum& gradient, const Step& step)
   }
   const bool draw_next = step.next_draw.has_value() && posterior_.is_random();
   Result result;
+  add_informed_decay(rule.cross_entropy_weight);
   result.sums = kernels.update(posterior_.segments(), rule, posterior_.mean(), posterior_.raw_scale(), moments_,
                                gradient, draw_next ? posterior_.weights() : torch::Tensor(),
                                step.next_draw.value_or(kernels::NoiseStream{}));
+  add_informed_decay(-rule.cross_entropy_weight);
   posterior_.set_drawn(draw_next ? step.next_draw : std::nullopt);
   if (step.sum_over_ranks) step.sum_over_ranks(result.sums);
   result.gradient_norm = gradient_norm_of(result.sums);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,6 +29,7 @@ struct OptimizerOptions {
       std::numeric_limits<double>::infinity();  // IVON: largest step of a mean before the learning rate
   double trust = 1e-3;                          // LARS: eta of the paper
   Objective objective{};                        // IVON: the first scales follow from it
+  std::set<int> given_scales{};                 // IVON: slots whose scales stay as they are and give the first Hessian
 };
 
 /// Every element of all state in one pass of memory, prior and entropy gradients included.
@@ -36,16 +38,18 @@ struct OptimizerOptions {
 ///
 /// IVON (Shen et al. 2024): natural-gradient steps of a mean-field Gaussian. The Hessian h of a weight is estimated by
 /// (dL/dscale) / scale; scale = sqrt(b / (N (h + d))), with weight decay d = a / (N prior_scale^2) and the weights a, b
-/// of the objective. Sets the posterior's scales at construction, from hess_init; there is no learning rate of scales.
-/// That of the means is multiplied by hess_init + d. Point estimates keep h = hess_init: momentum, debiased, at the
-/// learning rate.
+/// of the objective; under an informed prior d is of each weight. Sets the posterior's scales at construction, from
+/// hess_init; given_scales stay, with the h that they follow from, or become the largest that d allows; while the KL
+/// warms up they are those of its full weight. There is no learning rate of scales. That of the means is multiplied by
+/// hess_init + d (informed: without d). Point estimates keep h = hess_init: momentum, debiased, at the learning rate.
 ///
 /// LARS (You et al. 2017): each tensor's rate is multiplied by trust |mean| / (|dNLL/dmean| + d |mean|), for raw scales
 /// by trust sqrt(count) / |gradient| (they are logarithms where scales are small: scales change by a relative `trust`);
 /// the last only where the segment is `layerwise`. Two passes, one to measure.
 class Optimizer {
  public:
-  /// UserError for rates out of range, and IVON with no Gaussian tensor or an objective without entropy.
+  /// UserError for rates out of range, and IVON with no Gaussian tensor, a prior that is not Gaussian or an objective
+  /// without entropy.
   Optimizer(Posterior& posterior, const OptimizerOptions& options);
 
   struct Step {
@@ -70,6 +74,7 @@ class Optimizer {
 
  private:
   void start_ivon();
+  void add_informed_decay(double weight);
   kernels::UpdateRule rule_of(const Step& step) const;
 
   Posterior& posterior_;

@@ -33,10 +33,13 @@ std::vector<SlotTerm> differentiable_terms(const Posterior& posterior, Posterior
     if (term.monte_carlo || !posterior.works_on(term.slot)) continue;
     std::vector<torch::Tensor> arrays;
     for (const int array : term.arrays) arrays.push_back(leaves.mean(array));
+    const Structure* const structure = posterior.structure_of(term.slot);
+    const torch::Tensor scale =
+        structure != nullptr ? structure->marginal_scale(leaves, term.slot) : leaves.scale(term.slot);
     terms.push_back({term.slot,
                      {cross_entropy_nats(term.prior, plan.layout.slots[static_cast<std::size_t>(term.slot)],
-                                         leaves.mean(term.slot), leaves.scale(term.slot), arrays),
-                      {}}});
+                                         leaves.mean(term.slot), scale, arrays),
+                      prior_entropy_nats(term.prior, arrays)}});
   }
   std::vector<SlotTerm> of_structures;
   for (const auto& structure : plan.structures) {

@@ -112,12 +112,9 @@ class Swag final : public Fitted {
             "end, and the same credence train command continues it",
             posterior.collected());
     const std::int64_t rank = std::min(rank_, posterior.collected());
-    std::vector<double> z;
-    for (std::int64_t k = 0; k < rank; ++k) {
-      z.push_back(static_cast<double>(kernels::standard_normal(beside(noise), k)) /
-                  std::sqrt(2.0 * static_cast<double>(rank - 1)));
-    }
-    const torch::Tensor coordinates = torch::tensor(z, torch::kFloat64).to(posterior.mean().options());
+    const Slot& first = posterior.plan().kept.slots[static_cast<std::size_t>(arrays_.front().deviations)];
+    const torch::Tensor coordinates =
+        factor_coordinates(posterior, noise, first.offset, rank) / std::sqrt(2.0 * static_cast<double>(rank - 1));
     for (std::size_t i = 0; i < slots().size(); ++i) {
       const torch::Tensor scale = (posterior.kept_view(arrays_[i].variance) * 0.5).clamp_min_(0.0).sqrt_();
       const torch::Tensor deviations = posterior.kept_view(arrays_[i].deviations).narrow(0, 0, rank).flatten(1);

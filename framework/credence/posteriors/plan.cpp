@@ -27,6 +27,11 @@ bool is_none(const Prior& prior) {
   return std::holds_alternative<NoPrior>(prior);
 }
 
+/// Whether single weights are Gaussian, so that E_q[-log p(w)] follows from means and standard deviations.
+bool has_marginal_scales(const Family& family) {
+  return family.gaussian() && family.kind != spike_slab;
+}
+
 void require_prior_of_family(const Slot& slot, const Family& family, const Prior& prior) {
   const std::string name = describe(family);
   require(!family.gaussian() || !is_none(prior),
@@ -38,33 +43,34 @@ void require_prior_of_family(const Slot& slot, const Family& family, const Prior
           "{} has the posterior {} and the prior {}: spike-slab needs both, --posterior spike-slab --prior spike-slab",
           slot.name, name, describe(prior));
   const bool log_uniform = std::holds_alternative<LogUniformPrior>(prior);
-  require(!log_uniform || family.kind == mean_field || family.kind == sparse,
-          "{} has the posterior {} and the prior log-uniform, which only mean-field and sparse can have", slot.name,
-          name);
+  require(!log_uniform || family.kind == mean_field || family.kind == sparse || family.kind == gaussian_dropout,
+          "{} has the posterior {} and the prior log-uniform, which only mean-field, sparse and gaussian-dropout can "
+          "have",
+          slot.name, name);
   require(
       !std::holds_alternative<HorseshoePrior>(prior) || (family.kind != point && family.kind != swag),
       "{} is a point estimate and has the prior {}, whose density is infinite at zero, where the estimate would end; "
       "use the posterior mean-field, or another prior",
       slot.name, describe(prior));
   if (family.kind == dropout || family.kind == dropconnect || family.kind == gaussian_dropout) {
-    require(treatment(prior) == PriorTreatment::kernels,
+    require(treatment(prior) == PriorTreatment::kernels || log_uniform,
             "{} has the posterior {}, whose surrogate is weight decay: its prior must be normal:STDDEV, normal:fan-in "
             "or none, not {}",
             slot.name, name, describe(prior));
   }
   const bool learned =
       std::holds_alternative<HierarchicalPrior>(prior) || std::holds_alternative<EmpiricalPrior>(prior);
-  require(!learned || family.kind == mean_field,
-          "{} has the posterior {} and the prior {}, whose scale is learned: it needs the posterior mean-field, as a "
-          "point estimate would draw it to zero",
+  require(!learned || has_marginal_scales(family),
+          "{} has the posterior {} and the prior {}, whose scale is learned: it needs the posterior mean-field, "
+          "low-rank:K or full-rank, as a point estimate would draw it to zero",
           slot.name, name, describe(prior));
 }
 
 /// Dropout is noise on hidden units: biases and the layer that reads the data are point estimates.
 bool has_units_to_drop(const Layout& network, const Slot& slot) {
-  const auto is_weight = [](const Slot& s) { return s.shape.size() >= 2; };
+  const auto is_weight = [](const Slot& s) { return s.shape.size() >= 2 && !s.is_bias; };
   const auto first = std::find_if(network.slots.begin(), network.slots.end(), is_weight);
-  return is_weight(slot) && first->name != slot.name;
+  return is_weight(slot) && first->name != shared_name(slot);
 }
 
 /// The network's slots once for each member, as members of an ensemble by name.
@@ -101,8 +107,8 @@ kernels::Segment plan_segment(const Slot& slot, const Family& family, const Prio
 void add_prior_term(PosteriorPlan& plan, int slot, const Family& family, const Prior& prior) {
   const PriorTreatment how = treatment(prior);
   if (how == PriorTreatment::kernels || family.kind == spike_slab) return;
-  const bool independent = family.kind == mean_field || family.kind == sparse;
-  PriorTerm term{slot, prior, how == PriorTreatment::monte_carlo || !independent, {}};
+  if (family.kind == gaussian_dropout) return;  // under log-uniform: KL is constant, as the rate is
+  PriorTerm term{slot, prior, how == PriorTreatment::monte_carlo || !has_marginal_scales(family), {}};
   if (!term.monte_carlo) {
     const Slot owner = plan.layout.slots[static_cast<std::size_t>(slot)];
     for (const PriorArray& array : prior_arrays(prior, owner)) {
@@ -263,10 +269,16 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
       family = {point, 0.0};
     }
     Prior prior = prior_rule != nullptr ? *prior_rule : left_to_default || latent ? Prior(NoPrior{}) : priors.fallback;
-    if (slot.is_deviation && prior_rule == nullptr && family.kind == mean_field) prior = HierarchicalPrior{};
+    const bool prior_given = prior_rule != nullptr || (priors.fallback_given && !left_to_default && !latent);
+    if (slot.is_deviation && prior_rule == nullptr && family.kind != sparse && has_marginal_scales(family)) {
+      prior = HierarchicalPrior{};
+    }
     if (family.kind == sparse) {
-      require(prior_rule == nullptr || std::holds_alternative<LogUniformPrior>(prior),
-              "{} has the posterior sparse, whose prior is log-uniform, not {}", slot.name, describe(prior));
+      require(
+          !prior_given || std::holds_alternative<LogUniformPrior>(prior),
+          "{} has the posterior sparse, whose prior is log-uniform, not {}; leave --prior out for it, or add --prior "
+          "'REGEX=log-uniform' for the tensors that are sparse",
+          slot.name, describe(prior));
       prior = LogUniformPrior{};
     }
     require_prior_of_family(slot, family, prior);
@@ -287,48 +299,6 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
   require(families.fallback.kind != dropout || !plan.structures.empty(),
           "--posterior dropout:P drops hidden units, and this network has none; use dropconnect:P or mean-field");
   return plan;
-}
-
-std::string describe_bound(const PosteriorPlan& plan) {
-  const auto any_family = [&](Family::Kind kind) {
-    return std::any_of(plan.families.begin(), plan.families.end(), [&](const Family& f) { return f.kind == kind; });
-  };
-  if (any_family(dropout) || any_family(dropconnect)) {
-    return "none: dropout's surrogate; objective = NLL + sum of mean^2 / (2 s^2 (1 - p)) for priors N(0, s^2), up to a "
-           "constant (Gal and Ghahramani 2016)";
-  }
-  if (any_family(gaussian_dropout)) {
-    return "none: Gaussian dropout's surrogate; objective = NLL + E[-log p(w)], no entropy, as the rate is fixed "
-           "(Kingma "
-           "et al. 2015)";
-  }
-  const auto gaussian =
-      std::count_if(plan.families.begin(), plan.families.end(), [](const Family& f) { return f.gaussian(); });
-  const auto categorical_count =
-      std::count_if(plan.families.begin(), plan.families.end(), [](const Family& f) { return f.kind == categorical; });
-  if (any_family(laplace)) {
-    return "none: point estimate; objective = -(log likelihood + log prior); the attribute log_evidence is Laplace's "
-           "approximation of the evidence";
-  }
-  if (gaussian == 0) return "none: point estimate; objective = -(log likelihood + log prior)";
-  std::string text = "evidence lower bound";
-  for (const Prior& prior : plan.priors) {
-    if (std::holds_alternative<LogUniformPrior>(prior)) {
-      return "none: the log-uniform prior is improper; objective with the KL of Molchanov et al. 2017, up to its "
-             "constant";
-    }
-    if (std::holds_alternative<EmpiricalPrior>(prior)) {
-      text = "type II (empirical Bayes) lower bound: the prior's scale is fitted to the posterior";
-    }
-  }
-  if (plan.members > 1) text += " (mean over members)";
-  if (gaussian + categorical_count < plan.network_slots)
-    text += " given the tensors that are point estimates, which are outside the KL";
-  return text;
-}
-
-bool has_bound(const PosteriorPlan& plan) {
-  return !describe_bound(plan).starts_with("none");
 }
 
 }  // namespace credence

@@ -38,6 +38,8 @@ class Posterior {
   MemberRange worked_on() const noexcept { return worked_on_; }
   bool works_on_all() const noexcept { return worked_on_.last - worked_on_.first == plan_.members; }
   bool works_on(int slot) const;
+  /// Null where the kernels' draw of a slot is the draw.
+  const Structure* structure_of(int slot) const { return structure_of_slot_[static_cast<std::size_t>(slot)]; }
   bool has_gaussian() const noexcept { return raw_scale_.defined(); }
   /// Whether two draws differ.
   bool is_random() const;

@@ -61,6 +61,8 @@ class Structure {
   virtual torch::Tensor pull_back(Posterior& posterior, int slot, const torch::Tensor& gradient, const Give& give) = 0;
   /// What the kernels' terms lack; `slot` -1 stands for all tensors together.
   virtual std::vector<std::pair<int, ComplexityNats>> complexity(const Posterior&, PosteriorLeaves&) { return {}; }
+  /// Standard deviations of single weights under q [slot's shape], with gradients: Gaussian families only.
+  virtual torch::Tensor marginal_scale(PosteriorLeaves& leaves, int slot) const { return leaves.scale(slot); }
   /// The network's means are an iterate that the posterior is to be made of; `collected` came before it.
   virtual void collect(Posterior&, std::int64_t /*collected*/) {}
   /// The mean of the weights under q, written over the means that `weights` holds [elements of the network].

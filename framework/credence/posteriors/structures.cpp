@@ -1,6 +1,8 @@
 #include "credence/posteriors/structures.h"
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "credence/base/errors.h"
 #include "credence/posteriors/posterior.h"
@@ -19,7 +21,12 @@ const Slot& slot_of(const PosteriorPlan& plan, int slot) {
 
 class MultiplicativeNoise final : public Structure {
  public:
-  MultiplicativeNoise(std::vector<int> slots, Family family) : Structure(std::move(slots)), family_(family) {}
+  MultiplicativeNoise(const PosteriorPlan& plan, std::vector<int> slots, Family family)
+      : Structure(std::move(slots)), family_(family) {
+    for (const int slot : this->slots()) {
+      mask_of_[slot] = family.kind == Family::Kind::dropout ? slot_of_shared(plan, slot) : slot;
+    }
+  }
 
   void draw(Posterior& posterior, const kernels::NoiseStream& noise) override {
     for (const int slot : slots()) posterior.view(posterior.weights(), slot).mul_(factor(posterior, slot, noise));
@@ -30,25 +37,35 @@ class MultiplicativeNoise final : public Structure {
   }
 
  private:
+  static int slot_of_shared(const PosteriorPlan& plan, int slot) {
+    const std::string name = shared_name(slot_of(plan, slot));
+    const auto& all = plan.layout.slots;
+    const auto shared = std::find_if(all.begin(), all.end(), [&](const Slot& s) { return s.name == name; });
+    ensure(shared != all.end(), "deviations from a tensor that is not there");
+    return static_cast<int>(shared - all.begin());
+  }
+
   /// Mean one; dropped: zero, kept: 1 / (1 - p).
   torch::Tensor factor(Posterior& posterior, int slot, const kernels::NoiseStream& noise) const {
-    const torch::Tensor eps = posterior.normals(slot, beside(noise));
+    const torch::Tensor eps = posterior.normals(mask_of_.at(slot), beside(noise));
     const double p = family_.number;
     if (family_.kind == Family::Kind::gaussian_dropout) return 1.0 + eps * std::sqrt(p / (1.0 - p));
-    const torch::Tensor deciding = family_.kind == Family::Kind::dropout ? first_of_units(eps) : eps;
+    const auto axes = slot_of(posterior.plan(), slot).shape.size();
+    const torch::Tensor deciding = family_.kind == Family::Kind::dropout ? first_of_units(eps, axes) : eps;
     return deciding.gt(normal_quantile(p)).to(eps.scalar_type()).div_(1.0 - p);
   }
 
-  /// One number for each input unit, [1, units, 1...], of noise in the shape of the weights.
-  static torch::Tensor first_of_units(const torch::Tensor& eps) {
+  /// One number for each input unit, [1, units, 1...] of so many axes, of noise in the shape of the weights.
+  static torch::Tensor first_of_units(const torch::Tensor& eps, std::size_t axes) {
     torch::Tensor units = eps.select(0, 0);  // [units, ...]
     while (units.dim() > 1) units = units.select(1, 0);
-    std::vector<std::int64_t> shape(static_cast<std::size_t>(eps.dim()), 1);
+    std::vector<std::int64_t> shape(axes, 1);
     shape[1] = units.numel();
     return units.reshape(shape);
   }
 
   Family family_;
+  std::map<int, int> mask_of_;  // whose noise decides
 };
 
 class SpikeSlab final : public Structure {
@@ -88,12 +105,13 @@ class SpikeSlab final : public Structure {
     for (const int slot : slots()) {
       const auto& prior = std::get<SpikeSlabPrior>(posterior.plan().priors[static_cast<std::size_t>(slot)]);
       const torch::Tensor& scale = leaves.scale(slot);
-      const torch::Tensor kl = spike_slab_kl_nats(prior, leaves.mean(slot), scale,
-                                                  torch::sigmoid(leaves.mean(array_of(slot)).to(torch::kFloat64)));
+      const torch::Tensor inclusion = torch::sigmoid(leaves.mean(array_of(slot)).to(torch::kFloat64));
+      const torch::Tensor kl = spike_slab_kl_nats(prior, leaves.mean(slot), scale, inclusion);
+      const torch::Tensor entropy = spike_slab_entropy_nats(scale, inclusion);
       // The kernels count the entropy of the slab as if every weight were in it: taken back here.
       const torch::Tensor slab =
           (torch::log(scale.to(torch::kFloat64)) + 0.5 * std::log(2.0 * M_PI * std::exp(1.0))).sum();
-      terms.push_back({slot, {kl, -slab}});
+      terms.push_back({slot, {kl + entropy, entropy - slab}});
     }
     return terms;
   }
@@ -130,6 +148,11 @@ ComplexityNats added_variance(const Posterior& posterior, int slot, const torch:
   return {array.to(torch::kFloat64).square().sum() / (2.0 * scale * scale), {}};
 }
 
+/// Standard deviations, float64, of independent parts together.
+torch::Tensor joined_scale(const torch::Tensor& scale, const torch::Tensor& further_variance) {
+  return (scale.to(torch::kFloat64).square() + further_variance.view(scale.sizes())).sqrt();
+}
+
 class LowRank final : public Structure {
  public:
   LowRank(PosteriorPlan& plan, std::vector<int> slots, std::int64_t rank) : Structure(std::move(slots)), rank_(rank) {
@@ -143,11 +166,8 @@ class LowRank final : public Structure {
   }
 
   void draw(Posterior& posterior, const kernels::NoiseStream& noise) override {
-    std::vector<double> z;
-    for (std::int64_t i = 0; i < rank_; ++i) {
-      z.push_back(static_cast<double>(kernels::standard_normal(beside(noise), i)));
-    }
-    coordinates_ = torch::tensor(z, torch::kFloat64).to(posterior.mean().options());
+    const int first = factor_of_[static_cast<std::size_t>(slots().front())];
+    coordinates_ = factor_coordinates(posterior, noise, slot_of(posterior.plan(), first).offset, rank_);
     for (const int slot : slots()) {
       posterior.view(posterior.weights(), slot).add_(torch::matmul(factor(posterior, slot), coordinates_));
     }
@@ -171,6 +191,11 @@ class LowRank final : public Structure {
     }
     terms.push_back({-1, {{}, 0.5 * torch::logdet(inner)}});
     return terms;
+  }
+
+  torch::Tensor marginal_scale(PosteriorLeaves& leaves, int slot) const override {
+    const torch::Tensor& array = leaves.mean(factor_of_[static_cast<std::size_t>(slot)]);
+    return joined_scale(leaves.scale(slot), array.to(torch::kFloat64).square().sum(-1));
   }
 
  private:
@@ -225,6 +250,11 @@ class FullRank final : public Structure {
     return terms;
   }
 
+  torch::Tensor marginal_scale(PosteriorLeaves& leaves, int slot) const override {
+    const torch::Tensor variance = (leaves.mean(lower(slot)).to(torch::kFloat64) * multiplier_).square().sum(1);
+    return joined_scale(leaves.scale(slot), variance);
+  }
+
  private:
   int lower(int slot) const { return lower_of_[static_cast<std::size_t>(slot)]; }
 
@@ -260,15 +290,32 @@ class Categorical final : public Structure {
 }  // namespace
 
 // A draw in evaluation has step 0, one in training its own: the step tells them apart.
-kernels::NoiseStream beside(kernels::NoiseStream noise) {
+kernels::NoiseStream beside(kernels::NoiseStream noise, kernels::Purpose purpose) {
   if (noise.purpose == kernels::Purpose::prediction) noise.step = 0xffffffffU;
-  noise.purpose = kernels::Purpose::structure;
+  noise.purpose = purpose;
   return noise;
+}
+
+torch::Tensor factor_coordinates(const Posterior& posterior, const kernels::NoiseStream& noise, std::int64_t first,
+                                 std::int64_t rank) {
+  const kernels::NoiseStream factors = beside(noise, kernels::Purpose::factors);
+  std::vector<double> z;
+  for (std::int64_t i = first; i < first + rank; ++i) {
+    z.push_back(static_cast<double>(kernels::standard_normal(factors, i)));
+  }
+  return torch::tensor(z, torch::kFloat64).to(posterior.mean().options());
+}
+
+std::string shared_name(const Slot& slot) {
+  const std::string part = ".deviation";
+  const auto at = slot.name.rfind(part + ".");
+  return slot.is_deviation && at != std::string::npos ? slot.name.substr(0, at) + slot.name.substr(at + part.size())
+                                                      : slot.name;
 }
 
 std::unique_ptr<Structure> make_multiplicative_noise(PosteriorPlan& plan, std::vector<int> slots) {
   const Family family = plan.families[static_cast<std::size_t>(slots.front())];
-  return std::make_unique<MultiplicativeNoise>(std::move(slots), family);
+  return std::make_unique<MultiplicativeNoise>(plan, std::move(slots), family);
 }
 
 std::unique_ptr<Structure> make_spike_slab(PosteriorPlan& plan, std::vector<int> slots) {

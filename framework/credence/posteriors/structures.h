@@ -9,13 +9,21 @@
 namespace credence {
 
 /// Noise beside the kernels' own: the same draw's coordinates, another purpose.
-kernels::NoiseStream beside(kernels::NoiseStream noise);
+kernels::NoiseStream beside(kernels::NoiseStream noise, kernels::Purpose purpose = kernels::Purpose::structure);
+
+/// z ~ N(0, I_rank) of a draw's low-rank part, in the type and place of the posterior's means. `first`: an element that
+/// no other structure's z begins at within `rank`, the offset of an array of rank numbers or more for each slot.
+torch::Tensor factor_coordinates(const Posterior& posterior, const kernels::NoiseStream& noise, std::int64_t first,
+                                 std::int64_t rank);
+
+/// The name of the tensor that a group's deviations are added to; of any other tensor its own.
+std::string shared_name(const Slot& slot);
 
 // The families beyond independent Gaussians and point estimates. `slots` are the network's, of one family and number.
 
 /// dropout:P, dropconnect:P, gaussian-dropout:P: weights = mean times noise of mean one, so that the arena's mean is
-/// the mean of the weights. dropout: one mask for each input unit of a layer, the tensor's second axis; a tensor of one
-/// axis (bias) is left as it is.
+/// the mean of the weights. dropout: one mask for each input unit of a layer, the tensor's second axis; deviations of
+/// groups take that of the tensor that they are added to.
 std::unique_ptr<Structure> make_multiplicative_noise(PosteriorPlan& plan, std::vector<int> slots);
 
 /// Each weight is zero with probability 1 - sigmoid(inclusion_logit), else Gaussian. Gradients of the logits by the

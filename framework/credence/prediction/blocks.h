@@ -9,6 +9,9 @@
 
 namespace credence {
 
+/// Inputs that a pass keeps in memory: reading them again for every draw would decode images again.
+inline constexpr std::int64_t kKeptInputBytes = std::int64_t{256} << 20;
+
 /// A dataset cut into blocks of consecutive examples (the last may be shorter), and the contiguous run of whole blocks
 /// that one rank computes. The cut does not depend on the ranks: what a network gives for an example may depend, in the
 /// last bits, on the batch it sits in.

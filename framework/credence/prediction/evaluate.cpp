@@ -60,22 +60,18 @@ class Evaluator {
         members_(parts.posterior.plan().members),
         training_(parts, options.block, draws_) {
     using Content = PredictionSums::Content;
-    add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), draw_subjects_);
+    add(parts.source, Content::scored, test_);
     if (!options.checks.empty()) add_replicates();
     if (const auto* depth = std::get_if<DepthLikelihood>(&parts.likelihood)) add_depths(*depth);
-    add(parts.source, test_.emplace_back(sums_for(parts.source, Content::scored)), mean_subjects_);
-    if (parts.ood != nullptr) {
-      add(*parts.ood, ood_.emplace_back(sums_for(*parts.ood, Content::inputs_only)), draw_subjects_);
-      add(*parts.ood, ood_.emplace_back(sums_for(*parts.ood, Content::inputs_only)), mean_subjects_);
-    }
+    if (parts.ood != nullptr) add(*parts.ood, Content::inputs_only, ood_);
     if (has_surface(parts, options)) {
       grid_ = make_input_grid(parts.source);
       surface_.emplace(sums_for(*grid_->points, Content::inputs_with_spread));
-      add(*grid_->points, *surface_, draw_subjects_);
+      subjects_.push_back({*grid_->points, share_of(*grid_->points), {into(*surface_)}});
     }
     if (parts.training != nullptr) {
-      draw_subjects_.push_back(
-          {*parts.training, share_of(*parts.training), [this](const BlockOutputs& o) { training_.add(o); }});
+      subjects_.push_back(
+          {*parts.training, share_of(*parts.training), {[this](const BlockOutputs& o) { training_.add(o); }}});
     }
   }
   Evaluator(const Evaluator&) = delete;
@@ -83,18 +79,18 @@ class Evaluator {
 
   void run() {
     const PassParts through{parts_.network, parts_.likelihood, parts_.communicator, options_.seed};
-    for (int draw = 0; draw < draws_; ++draw) {
+    const auto bind_draw = [&](int draw) {
       draw_for_prediction(parts_.network, parts_.posterior, options_.seed, draw);
-      if (parts_.norms != nullptr) parts_.norms->estimate();
-      training_.charge_priors(draw % members_);
-      pass(through, draw, draw_subjects_);
-    }
+      use_norms(draw);
+      training_.charge_priors(draw);
+    };
     const torch::Tensor mean_weights = parts_.posterior.mean_weights();
-    for (int member = 0; member < members_; ++member) {
+    const auto bind_mean = [&](int member) {
       parts_.network.bind(parts_.posterior.member_part(mean_weights, member));
-      if (parts_.norms != nullptr) parts_.norms->estimate();
-      pass(through, member, mean_subjects_);
-    }
+      use_norms(draws_ + member);
+    };
+    const WeightSeries weights[] = {{draws_, bind_draw}, {members_, bind_mean}};
+    pass(through, weights, subjects_, options_.kept_bytes);
     parts_.network.bind(parts_.posterior.network_weights());
   }
 
@@ -132,14 +128,29 @@ class Evaluator {
   PredictionSums sums_for(const DataSource& source, PredictionSums::Content content) const {
     return {parts_.likelihood, share_of(source), content};
   }
-  void add(const DataSource& source, PredictionSums& sums, std::vector<Subject>& subjects) const {
-    subjects.push_back({source, share_of(source), [&sums](const BlockOutputs& outputs) { sums.add(outputs); }});
+  static std::function<void(const BlockOutputs&)> into(PredictionSums& sums) {
+    return [&sums](const BlockOutputs& outputs) { sums.add(outputs); };
+  }
+  void add(const DataSource& source, PredictionSums::Content content, std::deque<PredictionSums>& sums) {
+    PredictionSums& under_draws = sums.emplace_back(sums_for(source, content));
+    PredictionSums& at_mean = sums.emplace_back(sums_for(source, content));
+    subjects_.push_back({source, share_of(source), {into(under_draws), into(at_mean)}});
+  }
+  std::function<void(const BlockOutputs&)>& take_of_draws() { return subjects_.back().take.front(); }
+
+  /// Of weights that an earlier chunk has passed under, the statistics from then.
+  void use_norms(int number) {
+    if (parts_.norms == nullptr) return;
+    norms_.resize(static_cast<std::size_t>(draws_ + members_));
+    NormStatistics::Values& values = norms_[static_cast<std::size_t>(number)];
+    if (values.empty()) values = parts_.norms->estimate(parts_.communicator);
+    parts_.norms->use(values);
   }
 
   /// One replicate a draw, or all of them under the only one.
   void add_replicates() {
     replicated_.emplace(parts_.likelihood, share_of(parts_.source), options_.seed, options_.samples);
-    draw_subjects_.back().take = [this](const BlockOutputs& outputs) {
+    take_of_draws() = [this](const BlockOutputs& outputs) {
       test_[0].add(outputs);
       for (int i = outputs.draw; i < options_.samples; i += draws_) replicated_->add(outputs, i);
     };
@@ -158,7 +169,7 @@ class Evaluator {
   /// The network computes every depth, though predictions are those at the mode.
   void add_depths(const DepthLikelihood& likelihood) {
     depths_.emplace(likelihood, share_of(parts_.source));
-    draw_subjects_.back().take = [this, take = draw_subjects_.back().take](const BlockOutputs& outputs) {
+    take_of_draws() = [this, take = take_of_draws()](const BlockOutputs& outputs) {
       take(outputs);
       depths_->add(outputs);
     };
@@ -174,7 +185,8 @@ class Evaluator {
   TrainingElbo training_;
   std::optional<ReplicatedData> replicated_;
   std::optional<DepthSums> depths_;
-  std::vector<Subject> draw_subjects_, mean_subjects_;
+  std::vector<NormStatistics::Values> norms_;  // of the draws, then of the mean's members
+  std::vector<Subject> subjects_;              // taken under draws, at the mean
 };
 
 }  // namespace

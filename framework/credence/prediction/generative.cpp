@@ -87,26 +87,22 @@ GenerativeSums::Bounds GenerativeSums::bounds(int draws, Communicator& communica
 
 namespace {
 
+BlockShare share_of(const DataSource& data, const EvaluationParts& parts, const EvaluationOptions& options) {
+  return {data.size(), options.block, parts.communicator};
+}
+
+std::function<void(const BlockOutputs&)> into(GenerativeSums& sums) {
+  return [&sums](const BlockOutputs& outputs) { sums.add(outputs); };
+}
+
 /// The data to evaluate and those out of distribution, under one kind of weights.
 struct Bounds {
   GenerativeSums source;
   std::optional<GenerativeSums> ood;
-  std::vector<Subject> subjects = {};
 
   Bounds(const EvaluationParts& parts, const EvaluationOptions& options)
       : source(parts.likelihood, share_of(parts.source, parts, options)) {
-    subjects.push_back({parts.source, share_of(parts.source, parts, options),
-                        [this](const BlockOutputs& outputs) { source.add(outputs); }});
-    if (parts.ood == nullptr) return;
-    ood.emplace(parts.likelihood, share_of(*parts.ood, parts, options));
-    subjects.push_back(
-        {*parts.ood, share_of(*parts.ood, parts, options), [this](const BlockOutputs& outputs) { ood->add(outputs); }});
-  }
-  Bounds(const Bounds&) = delete;
-  Bounds& operator=(const Bounds&) = delete;
-
-  static BlockShare share_of(const DataSource& data, const EvaluationParts& parts, const EvaluationOptions& options) {
-    return {data.size(), options.block, parts.communicator};
+    if (parts.ood != nullptr) ood.emplace(parts.likelihood, share_of(*parts.ood, parts, options));
   }
 
   Metrics report(int draws, GenerativePredictions& into, Communicator& communicator) const {
@@ -138,25 +134,31 @@ Evaluation evaluate_generative(const EvaluationParts& parts, const EvaluationOpt
   Bounds at_draws(parts, options);
   Bounds at_mean(parts, options);
   TrainingElbo training(parts, options.block, draws);
+  std::vector<Subject> subjects = {
+      {parts.source, share_of(parts.source, parts, options), {into(at_draws.source), into(at_mean.source)}}};
+  if (parts.ood != nullptr) {
+    subjects.push_back({*parts.ood, share_of(*parts.ood, parts, options), {into(*at_draws.ood), into(*at_mean.ood)}});
+  }
   if (parts.training != nullptr) {
-    at_draws.subjects.push_back({*parts.training, Bounds::share_of(*parts.training, parts, options),
-                                 [&](const BlockOutputs& outputs) { training.add(outputs); }});
+    subjects.push_back({*parts.training, share_of(*parts.training, parts, options), {[&](const BlockOutputs& outputs) {
+                          training.add(outputs);
+                        }}});
   }
   Evaluation evaluation;
   evaluation.examples = parts.source.size();
   evaluation.generative.emplace();
   const bool random = parts.posterior.is_random();
   collectively(parts.communicator, [&] {
-    for (int draw = 0; draw < draws; ++draw) {
+    const auto bind_draw = [&](int draw) {
       draw_for_prediction(parts.network, parts.posterior, options.seed, draw);
-      training.charge_priors(draw % members);
-      pass(through, draw, at_draws.subjects);
-    }
+      training.charge_priors(draw);
+    };
     const torch::Tensor mean_weights = parts.posterior.mean_weights();
-    for (int draw = 0; draw < draws && random; ++draw) {
+    const auto bind_mean = [&](int draw) {
       parts.network.bind(parts.posterior.member_part(mean_weights, draw % members));
-      pass(through, draw, at_mean.subjects);
-    }
+    };
+    const WeightSeries weights[] = {{draws, bind_draw}, {random ? draws : 0, bind_mean}};
+    pass(through, weights, subjects, options.kept_bytes);
     parts.network.bind(parts.posterior.member_part(mean_weights, 0));
     if (options.keep_probabilities) evaluation.generative->gallery = make_gallery(through, parts.source);
     parts.network.bind(parts.posterior.network_weights());

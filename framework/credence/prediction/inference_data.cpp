@@ -64,9 +64,16 @@ class InferenceDataWriter {
       opened.emplace(file);
       lay_out(*opened);
     });
+    Predictive predictive;
+    const PassParts through{parts_.network, parts_.likelihood, parts_.communicator, options_.seed};
+    const auto take = [&](const BlockOutputs& block) { add(block, predictive); };
+    Chunks chunks(through, {{parts_.source, share_, {take}}}, kKeptInputBytes);
     for (int draw = 0; draw < draws_; ++draw) {
-      Predictive predictive;
-      collectively(parts_.communicator, [&] { predictive = of_draw(draw); });
+      predictive = {};
+      collectively(parts_.communicator, [&] {
+        draw_for_prediction(parts_.network, parts_.posterior, options_.seed, draw);
+        for (int chunk = 0; chunk < chunks.count(); ++chunk) chunks.pass(chunk, 0, draw);
+      });
       predictive = gathered(predictive);
       check(predictive, draw);
       collectively(parts_.communicator, [&] {
@@ -124,31 +131,23 @@ class InferenceDataWriter {
     file.add_dimension(group + "/draw", draws_);
   }
 
-  Predictive of_draw(int draw) const {
-    Predictive result;
-    const auto take = [&](const BlockOutputs& block) {
-      const auto append = [](std::vector<double>& to, const std::vector<double>& values) {
-        to.insert(to.end(), values.begin(), values.end());
-      };
-      const Batch& batch = block.batch;
-      append(result.replicated,
-             replicate_targets(parts_.likelihood, block.outputs,
-                               {.seed = options_.seed, .replicate = draw, .example = share_.begin(block.block)}));
-      if (batch.labels.empty()) {
-        append(result.observed, {batch.targets.begin(), batch.targets.end()});
-      } else {
-        append(result.observed, {batch.labels.begin(), batch.labels.end()});
-      }
-      const torch::Tensor targets = target_tensor(parts_.likelihood, batch, block.outputs.scalar_type());
-      const torch::Tensor nats =
-          log_likelihoods(parts_.likelihood, block.outputs, targets.to(block.outputs.device())).cpu().contiguous();
-      append(result.log_likelihood, {nats.data_ptr<double>(), nats.data_ptr<double>() + nats.numel()});
+  void add(const BlockOutputs& block, Predictive& to) const {
+    const auto append = [](std::vector<double>& all, const std::vector<double>& values) {
+      all.insert(all.end(), values.begin(), values.end());
     };
-    const PassParts through{parts_.network, parts_.likelihood, parts_.communicator, options_.seed};
-    const Subject subject{parts_.source, share_, take};
-    draw_for_prediction(parts_.network, parts_.posterior, options_.seed, draw);
-    pass(through, draw, {&subject, 1});
-    return result;
+    const Batch& batch = block.batch;
+    append(to.replicated,
+           replicate_targets(parts_.likelihood, block.outputs,
+                             {.seed = options_.seed, .replicate = block.draw, .example = share_.begin(block.block)}));
+    if (batch.labels.empty()) {
+      append(to.observed, {batch.targets.begin(), batch.targets.end()});
+    } else {
+      append(to.observed, {batch.labels.begin(), batch.labels.end()});
+    }
+    const torch::Tensor targets = target_tensor(parts_.likelihood, batch, block.outputs.scalar_type());
+    const torch::Tensor nats =
+        log_likelihoods(parts_.likelihood, block.outputs, targets.to(block.outputs.device())).cpu().contiguous();
+    append(to.log_likelihood, {nats.data_ptr<double>(), nats.data_ptr<double>() + nats.numel()});
   }
 
   Predictive gathered(const Predictive& mine) const {

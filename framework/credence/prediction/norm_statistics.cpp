@@ -3,6 +3,7 @@
 #include "credence/base/errors.h"
 #include "credence/likelihoods/likelihood.h"
 #include "credence/networks/torchscript.h"
+#include "credence/prediction/blocks.h"
 
 namespace credence {
 namespace {
@@ -56,32 +57,50 @@ void NormStatistics::find_layers() {
   }
 }
 
-void NormStatistics::estimate() {
+const Batch& NormStatistics::batch(std::int64_t index) {
+  const auto i = static_cast<std::size_t>(index);
+  if (i < kept_.size()) return kept_[i];
+  const int shards = data_.plan.shards();
+  data_.source.read(data_.plan.select(index / shards, static_cast<int>(index % shards)).examples, other_);
+  const auto bytes = static_cast<std::int64_t>(other_.pixels.size() + sizeof(float) * other_.inputs.size());
+  if (i > kept_.size() || kept_bytes_ + bytes > kKeptInputBytes) return other_;
+  kept_bytes_ += bytes;
+  return kept_.emplace_back(std::move(other_));
+}
+
+NormStatistics::Values NormStatistics::estimate(Communicator& communicator) {
   const torch::NoGradGuard no_grad;
-  std::vector<std::pair<torch::Tensor, torch::Tensor>> sums;
+  Values sums;
   for (const Layer& layer : layers_) {
     layer.module->train();
     sums.emplace_back(torch::zeros_like(layer.mean, torch::kFloat64), torch::zeros_like(layer.mean, torch::kFloat64));
   }
-  Batch batch;
   for (std::int64_t i = 0; i < data_.batches; ++i) {
-    const int shards = data_.plan.shards();
-    data_.source.read(data_.plan.select(i / shards, static_cast<int>(i % shards)).examples, batch);
     for (Layer& layer : layers_) {
       layer.mean.zero_();
       layer.variance.zero_();
       if (layer.counter.defined()) layer.counter.zero_();
     }
-    network_.forward(input_tensor(batch, data_.source.spec(), network_.dtype(), network_.device()));
+    network_.forward(input_tensor(batch(i), data_.source.spec(), network_.dtype(), network_.device()));
     for (std::size_t l = 0; l < layers_.size(); ++l) {
       sums[l].first.add_(layers_[l].mean, 1.0 / layers_[l].momentum);
       sums[l].second.add_(layers_[l].variance, 1.0 / layers_[l].momentum);
     }
+    communicator.progress();
   }
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     layers_[l].module->eval();
-    layers_[l].mean.copy_(sums[l].first / static_cast<double>(data_.batches));
-    layers_[l].variance.copy_(sums[l].second / static_cast<double>(data_.batches));
+    sums[l].first.div_(static_cast<double>(data_.batches));
+    sums[l].second.div_(static_cast<double>(data_.batches));
+  }
+  return sums;
+}
+
+void NormStatistics::use(const Values& values) {
+  const torch::NoGradGuard no_grad;
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    layers_[l].mean.copy_(values[l].first);
+    layers_[l].variance.copy_(values[l].second);
   }
 }
 

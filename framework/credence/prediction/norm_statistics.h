@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "credence/communication/communicator.h"
 #include "credence/data/data_source.h"
 #include "credence/data/sampling.h"
 #include "credence/networks/network.h"
@@ -25,9 +26,13 @@ class NormStatistics {
   NormStatistics(const NormStatistics&) = delete;
   NormStatistics& operator=(const NormStatistics&) = delete;
 
-  /// Mean over batches of each one's own mean and variance, as Izmailov et al. 2018, sec. 3.2. Without communication:
-  /// every rank computes the same.
-  void estimate();
+  /// Of every layer, mean and variance, float64.
+  using Values = std::vector<std::pair<torch::Tensor, torch::Tensor>>;
+  /// Mean over batches of each one's own mean and variance, as Izmailov et al. 2018, sec. 3.2. Not collective: every
+  /// rank computes the same, and answers the others after each batch. Batches are read once where they fit into
+  /// kKeptInputBytes.
+  Values estimate(Communicator& communicator);
+  void use(const Values& values);
 
  private:
   struct Layer {
@@ -36,11 +41,15 @@ class NormStatistics {
     double momentum;
   };
   void find_layers();
+  const Batch& batch(std::int64_t index);
 
   Network& network_;
   Data data_;
   std::vector<Layer> layers_;
   std::vector<std::pair<torch::Tensor, torch::Tensor>> own_;  // buffers and what they held
+  std::vector<Batch> kept_;                                   // the first batches
+  std::int64_t kept_bytes_ = 0;
+  Batch other_;
 };
 
 }  // namespace credence

@@ -1,7 +1,8 @@
 #include "credence/prediction/pass.h"
 
+#include <algorithm>
 #include <numeric>
-#include <vector>
+#include <utility>
 
 #include "credence/base/errors.h"
 
@@ -18,27 +19,98 @@ void seed_module(std::uint64_t seed, int draw, std::int64_t block) {
   torch::manual_seed((std::uint64_t{kernels::random_word(stream, 0)} << 32) | kernels::random_word(stream, 1));
 }
 
+std::int64_t bytes_of_example(const DataSource& source, const Likelihood& likelihood) {
+  const bool pixels = source.as_images() != nullptr && !is_generative(likelihood);
+  return source.spec().input_elements() * static_cast<std::int64_t>(pixels ? sizeof(std::uint8_t) : sizeof(float));
+}
+
+std::function<void(const BlockOutputs&)> taker(const Subject& subject, int kind) {
+  const auto k = static_cast<std::size_t>(kind);
+  return k < subject.take.size() ? subject.take[k] : nullptr;
+}
+
 }  // namespace
 
-void pass(const PassParts& parts, int draw, std::span<const Subject> subjects) {
-  Batch batch;
-  std::vector<std::int64_t> indices;
-  for (const Subject& subject : subjects) {
-    const BlockShare& share = subject.share;
+Chunks::Chunks(const PassParts& parts, std::vector<Subject> subjects, std::int64_t bytes)
+    : parts_(parts), subjects_(std::move(subjects)) {
+  std::int64_t kept = 0;
+  for (std::size_t i = 0; i < subjects_.size(); ++i) {
+    const auto& [source, share, take, first] = subjects_[i];
+    const std::int64_t of_example = bytes_of_example(source, parts_.likelihood);
     for (std::int64_t block = share.first_block; block < share.end_block; ++block) {
-      indices.resize(static_cast<std::size_t>(share.end(block) - share.begin(block)));
-      std::iota(indices.begin(), indices.end(), subject.first + share.begin(block));
-      const ExampleSpec& spec = subject.source.spec();
-      subject.source.read(indices, batch);
-      if (is_generative(parts.likelihood)) normalize(spec, batch);  // the likelihood compares with them
-      seed_module(parts.seed, draw, block);
-      torch::Tensor outputs =
-          parts.network.forward(input_tensor(batch, spec, parts.network.dtype(), parts.network.device()));
-      require(outputs.dim() == 2 && outputs.size(0) == batch.size && outputs.size(1) == columns_read(parts.likelihood),
-              "the network gives {} values for {} examples where the likelihood needs {} for each", outputs.numel(),
-              batch.size, columns_read(parts.likelihood));
-      subject.take({draw, block, share.begin(block) - share.first_row(), std::move(outputs), batch});
-      parts.communicator.progress();
+      const std::int64_t more = (share.end(block) - share.begin(block)) * of_example;
+      if (kept > 0 && kept + more > bytes) {
+        ends_.push_back(blocks_.size());
+        kept = 0;
+      }
+      blocks_.push_back({i, block});
+      kept += more;
+    }
+  }
+  ends_.push_back(blocks_.size());
+}
+
+std::span<const Chunks::Block> Chunks::blocks_of(int chunk) const {
+  const auto c = static_cast<std::size_t>(chunk);
+  const std::size_t begin = c == 0 ? 0 : ends_[c - 1];
+  return std::span(blocks_).subspan(begin, ends_[c] - begin);
+}
+
+bool Chunks::is_for(int chunk, int kind) const {
+  const auto blocks = blocks_of(chunk);
+  return blocks.empty() || std::ranges::any_of(blocks, [&](const Block& block) {
+           return static_cast<bool>(taker(subjects_[block.subject], kind));
+         });
+}
+
+void Chunks::read(int chunk) {
+  if (kept_ == chunk) return;
+  kept_ = -1;
+  const auto blocks = blocks_of(chunk);
+  batches_.resize(blocks.size());
+  std::vector<std::int64_t> indices;
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    const auto& [source, share, take, first] = subjects_[blocks[i].subject];
+    indices.resize(static_cast<std::size_t>(share.end(blocks[i].index) - share.begin(blocks[i].index)));
+    std::iota(indices.begin(), indices.end(), first + share.begin(blocks[i].index));
+    source.read(indices, batches_[i]);
+    if (is_generative(parts_.likelihood)) normalize(source.spec(), batches_[i]);  // the likelihood compares with them
+    parts_.communicator.progress();
+  }
+  kept_ = chunk;
+}
+
+void Chunks::pass(int chunk, int kind, int draw) {
+  read(chunk);
+  const auto blocks = blocks_of(chunk);
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    const Subject& subject = subjects_[blocks[i].subject];
+    const auto take = taker(subject, kind);
+    if (!take) continue;
+    const Batch& batch = batches_[i];
+    seed_module(parts_.seed, draw, blocks[i].index);
+    torch::Tensor outputs = parts_.network.forward(
+        input_tensor(batch, subject.source.spec(), parts_.network.dtype(), parts_.network.device()));
+    const std::int64_t columns = columns_read(parts_.likelihood);
+    require(outputs.dim() == 2 && outputs.size(0) == batch.size && outputs.size(1) == columns,
+            "the network gives {} values for {} examples where the likelihood needs {} for each", outputs.numel(),
+            batch.size, columns);
+    const BlockShare& share = subject.share;
+    take({draw, blocks[i].index, share.begin(blocks[i].index) - share.first_row(), std::move(outputs), batch});
+    parts_.communicator.progress();
+  }
+}
+
+void pass(const PassParts& parts, std::span<const WeightSeries> weights, std::vector<Subject> subjects,
+          std::int64_t bytes) {
+  Chunks chunks(parts, std::move(subjects), bytes);
+  for (int chunk = 0; chunk < chunks.count(); ++chunk) {
+    for (std::size_t kind = 0; kind < weights.size(); ++kind) {
+      if (!chunks.is_for(chunk, static_cast<int>(kind))) continue;
+      for (int number = 0; number < weights[kind].count; ++number) {
+        weights[kind].bind(number);
+        chunks.pass(chunk, static_cast<int>(kind), number);
+      }
     }
   }
 }

@@ -145,14 +145,13 @@ std::vector<InputPredictions> predict(const PredictParts& parts, std::span<const
     const BlockShare share(input.count, options.block, parts.communicator);
     InputSums& of_input = sums.emplace_back(parts.likelihood, share);
     subjects.push_back(
-        {input.source, share, [&of_input](const BlockOutputs& outputs) { of_input.add(outputs); }, input.first});
+        {input.source, share, {[&of_input](const BlockOutputs& outputs) { of_input.add(outputs); }}, input.first});
   }
   // Files are read here, and may fail on one rank only.
   collectively(parts.communicator, [&] {
-    for (int draw = 0; draw < draws; ++draw) {
-      draw_for_prediction(parts.network, parts.posterior, options.seed, draw);
-      pass(through, draw, subjects);
-    }
+    const WeightSeries weights[] = {
+        {draws, [&](int draw) { draw_for_prediction(parts.network, parts.posterior, options.seed, draw); }}};
+    pass(through, weights, subjects, options.kept_bytes);
   });
   std::vector<InputPredictions> results;
   for (const InputSums& of_input : sums) results.push_back(of_input.result(draws, parts.communicator));

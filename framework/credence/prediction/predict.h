@@ -9,6 +9,7 @@
 #include "credence/likelihoods/likelihood.h"
 #include "credence/networks/network.h"
 #include "credence/posteriors/posterior.h"
+#include "credence/prediction/blocks.h"
 
 namespace credence {
 
@@ -40,9 +41,10 @@ struct InputPredictions {
 };
 
 struct PredictOptions {
-  int samples = 32;          // posterior draws, the ones that evaluate() takes
-  std::uint64_t seed = 0;    // of the run
-  std::int64_t block = 256;  // examples that pass the network together
+  int samples = 32;                           // posterior draws, the ones that evaluate() takes
+  std::uint64_t seed = 0;                     // of the run
+  std::int64_t block = 256;                   // examples that pass the network together
+  std::int64_t kept_bytes = kKeptInputBytes;  // of inputs in memory at a time; no part of the numbers
 };
 
 struct PredictParts {

@@ -12,10 +12,11 @@ TrainingElbo::TrainingElbo(const EvaluationParts& parts, std::int64_t block, int
   totals_.emplace(parts.likelihood, BlockShare(parts.training->size(), block, parts.communicator), draws);
 }
 
-void TrainingElbo::charge_priors(int member) {
-  if (!totals_) return;
+void TrainingElbo::charge_priors(int draw) {
+  if (!totals_ || draw < charged_) return;
+  ++charged_;
   const int members = parts_.posterior.plan().members;
-  const auto terms = monte_carlo_terms(parts_.posterior, parts_.network.parameters(), member);
+  const auto terms = monte_carlo_terms(parts_.posterior, parts_.network.parameters(), draw % members);
   prior_nats_.resize(terms.size(), 0.0);
   for (std::size_t i = 0; i < terms.size(); ++i) {
     if (terms[i].defined()) prior_nats_[i] += terms[i].item<double>() * members / draws_;

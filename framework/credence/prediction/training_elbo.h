@@ -13,9 +13,9 @@ class TrainingElbo {
  public:
   TrainingElbo(const EvaluationParts& parts, std::int64_t block, int draws);
 
-  /// For each draw that the network is bound to, an ensemble's member of that number: -log p(w) of priors without a
-  /// closed form.
-  void charge_priors(int member);
+  /// Of the draw that the network is bound to, -log p(w) of priors without a closed form; draws come in order, and one
+  /// that came before is not charged again.
+  void charge_priors(int draw);
   void add(const BlockOutputs& outputs) { totals_->add(outputs); }
   /// Collective.
   std::optional<ElboEstimate> estimate() const;
@@ -24,6 +24,7 @@ class TrainingElbo {
   const EvaluationParts& parts_;
   int draws_;
   std::optional<LikelihoodTotals> totals_;
+  int charged_ = 0;                 // draws
   std::vector<double> prior_nats_;  // mean over draws
 };
 

@@ -67,8 +67,7 @@ Tensor hierarchical_cross_entropy(const HierarchicalPrior& prior, const Tensor& 
       count * (0.5 * kLogTwoPi + location) + 0.5 * squares.sum() * torch::exp(2.0 * (variance - location));
   const Tensor hyperprior =
       std::log(a) - 0.5 * std::log(2.0 / std::numbers::pi) + torch::exp(2.0 * (location + variance)) / (2.0 * a * a);
-  const Tensor entropy = location + torch::log(deviation) + 0.5 * (kLogTwoPi + 1.0);
-  return (weights + hyperprior - entropy).sum();
+  return (weights + hyperprior).sum();
 }
 
 /// -log(p_w + p_n) = -log p_w - softplus(log p_n - log p_w) with p_w the wider part, whose -log is the smaller far out:
@@ -191,6 +190,13 @@ Tensor cross_entropy_nats(const Prior& prior, const Slot& slot, const Tensor& me
       prior);
 }
 
+Tensor prior_entropy_nats(const Prior& prior, const std::vector<Tensor>& arrays) {
+  if (!std::holds_alternative<HierarchicalPrior>(prior)) return {};
+  ensure(arrays.size() == 2, "a hierarchical prior has two arrays");
+  const Tensor deviation = torch::softplus(wide(arrays[1]));
+  return (wide(arrays[0]) + torch::log(deviation) + 0.5 * (kLogTwoPi + 1.0)).sum();
+}
+
 Tensor negative_log_density_nats(const Prior& prior, const Slot& slot, const Tensor& weights) {
   const Tensor w = wide(weights);
   return std::visit(
@@ -224,6 +230,12 @@ Tensor spike_slab_kl_nats(const SpikeSlabPrior& prior, const Tensor& mean, const
   const Tensor included = inclusion * (torch::log(inclusion / prior.probability) + slab);
   const Tensor excluded = (1.0 - inclusion) * (torch::log1p(-inclusion) - std::log1p(-prior.probability));
   return (included + excluded).sum();
+}
+
+Tensor spike_slab_entropy_nats(const Tensor& scale, const Tensor& inclusion_probability) {
+  const Tensor inclusion = wide(inclusion_probability).clamp(0x1p-50, 1.0 - 0x1p-50);
+  const Tensor slab = torch::log(wide(scale)) + 0.5 * (kLogTwoPi + 1.0);
+  return (inclusion * (slab - torch::log(inclusion)) - (1.0 - inclusion) * torch::log1p(-inclusion)).sum();
 }
 
 }  // namespace credence

@@ -18,6 +18,7 @@ struct TensorRules {
   T fallback;
   std::vector<std::pair<std::regex, T>> exceptions;
   std::vector<std::string> expressions;  // of the exceptions, as given
+  bool fallback_given = false;           // by somebody, rather than left at what it is
 
   const T* exception_for(const std::string& name) const {
     for (auto rule = exceptions.rbegin(); rule != exceptions.rend(); ++rule) {
@@ -49,11 +50,12 @@ std::regex compile_rule(const std::string& expression);
 template <class T, class Parse>
 TensorRules<T> parse_rules(const std::vector<std::string>& specs, T fallback, std::span<const std::string> known,
                            Parse parse) {
-  TensorRules<T> rules{std::move(fallback), {}, {}};
+  TensorRules<T> rules{std::move(fallback), {}, {}, false};
   for (const std::string& spec : specs) {
     const auto [expression, value] = split_rule(spec, known);
     if (expression.empty()) {
       rules.fallback = parse(value);
+      rules.fallback_given = true;
     } else {
       rules.exceptions.emplace_back(compile_rule(expression), parse(value));
       rules.expressions.push_back(expression);

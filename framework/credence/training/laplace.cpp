@@ -25,7 +25,7 @@ struct Weights {
   torch::Tensor prior_precision;
 };
 
-Weights weights_of(const Posterior& posterior, int member) {
+Weights weights_of(const Posterior& posterior, int member, double prior_weight) {
   const PosteriorPlan& plan = posterior.plan();
   Weights weights;
   std::vector<torch::Tensor> means, precisions;
@@ -36,7 +36,7 @@ Weights weights_of(const Posterior& posterior, int member) {
     weights.whole = plan.families[index].number == Family::kLastLayer;
     means.push_back(posterior.view(posterior.mean(), slot).flatten().to(torch::kCPU, torch::kFloat64));
     const double scale = plan.segments[index].prior_scale;
-    precisions.push_back(torch::full_like(means.back(), 1.0 / (scale * scale)));
+    precisions.push_back(torch::full_like(means.back(), prior_weight / (scale * scale)));
   }
   ensure(!weights.slots.empty(), "nothing to fit a Laplace approximation to");
   weights.mean = torch::cat(means);
@@ -82,6 +82,7 @@ class DatasetCurvature {
       const torch::Tensor outputs = whole_ ? curvature_.add_matrix(examples.inputs, matrix.view({count, count}))
                                            : curvature_.add_diagonal(examples.inputs, matrix);
       sum[elements] += log_likelihoods(parts_.likelihood, outputs, examples.targets).sum();
+      parts_.communicator.progress();
     }
     return sum;
   }
@@ -150,7 +151,7 @@ struct Fit {
 };
 
 Fit fit_member(const LaplaceParts& parts, const LaplaceOptions& options, int member) {
-  const Weights weights = weights_of(parts.posterior, member);
+  const Weights weights = weights_of(parts.posterior, member, options.prior_weight);
   parts.network.bind(parts.posterior.member_part(parts.posterior.mean(), member));
   const torch::Tensor sum = sum_over_dataset(parts, options, weights);
   const torch::NoGradGuard no_grad;

@@ -27,6 +27,7 @@ struct LaplaceEvidence {
 };
 
 struct LaplaceOptions {
+  double prior_weight = 1.0;  // multiplies the prior's precisions, as --kl-weight does in what training minimised
   bool fit_precision = true;  // multiply the prior's precisions by the best factor; else by one
   int parts = 1;              // of the training set, summed one by one and then in a tree: a multiple of the ranks
   bool stage_through_host = false;  // weights on a GPU, communicator in host memory
@@ -42,9 +43,9 @@ struct LaplaceParts {
 
 /// Fills the kept arrays of a posterior with tensors of the family laplace from the curvature at the present means, as
 /// these are: sum over the training set of the generalised Gauss-Newton matrix (its diagonal, or all of the last layer)
-/// plus the prior's precision. Returns numbers for the checkpoint: log_evidence, log_evidence_at_prior (factor one) and
-/// prior_precision_factor, of an ensemble the mean over members. Same bits for any number of ranks that divides `parts`
-/// where the communicator reduces in a tree. Collective.
+/// plus the prior's precision times its weight, which factors are relative to. Returns numbers for the checkpoint:
+/// log_evidence, log_evidence_at_prior (factor one) and prior_precision_factor, of an ensemble the mean over members.
+/// Same bits for any number of ranks that divides `parts` where the communicator reduces in a tree. Collective.
 std::map<std::string, double> fit_laplace(const LaplaceParts& parts, const LaplaceOptions& options);
 
 }  // namespace credence

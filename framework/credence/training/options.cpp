@@ -28,7 +28,8 @@ constexpr std::array kOptions = {
                "SIZE); default: the size that all images of a pack have, else 224"},
     OptionInfo{"network", "lenet5", identity, false,
                "mlp:W1,W2,...[,relu|tanh][,nobias] | lenet5 | lenet5-caffe | resnet20 | "
-               "resnet18|34|50|101|152[:cifar][,unit-scale] | wide-resnet:DEPTH,WIDTH | "
+               "resnet18 | resnet34 | resnet50 | resnet101 | resnet152, each [:cifar][,unit-scale] | "
+               "wide-resnet:DEPTH,WIDTH | "
                "vit:PATCH,DEPTH,WIDTH,HEADS | torchscript:FILE | linear[:nobias] | constant | "
                "vae:LATENT[,W1,...] | adaptive-depth:L[,width=W][,prior=uniform|poisson:RATE|geometric:P][,input] | "
                "hierarchical-groups:G[,W1,...][,shared=K][,relu|tanh]"},
@@ -45,7 +46,10 @@ constexpr std::array kOptions = {
         "full-rank | laplace[:last-layer] | swag[:K] | ensemble:K[,POSTERIOR]; also REGEX=POSTERIOR for the tensors "
         "whose name matches"},
     OptionInfo{"prior", "normal:1", identity, true,
-               "normal:STDDEV | normal:fan-in | none; also REGEX=PRIOR for the tensors whose name matches"},
+               "normal:S | normal:fan-in | laplace:S | logistic:S | student-t:DOF,S | scale-mixture:P,S1,S2 | "
+               "spike-slab:P,S | horseshoe:S[,unit] | log-uniform | hierarchical:A | empirical | "
+               "checkpoint:FILE[,inflate=K] | weights:FILE,scale=S[,delta=D] | none; also REGEX=PRIOR for the tensors "
+               "whose name matches"},
     OptionInfo{"norm-parameters", "point", identity, false,
                "bayesian | point: scales and shifts of norm layers, where no REGEX=POSTERIOR names them"},
     OptionInfo{"biases", "bayesian", identity, false,
@@ -75,6 +79,10 @@ constexpr std::array kOptions = {
                "learning rate of the means; default: 5e-3 for adam, 0.1 for sgd, 0.5 for ivon, 5 for lars"},
     OptionInfo{"scale-lr", "", identity, false, "learning rate of the raw scales; default: that of the means"},
     OptionInfo{"lr-schedule", "cosine", identity, false, "cosine | constant | step:EPOCH,EPOCH,...[:FACTOR]"},
+    OptionInfo{
+        "lr-scaling", "none", identity, false,
+        "none | linear:BATCH | sqrt:BATCH: learning rates are for that batch, and are multiplied by --batch over "
+        "it, or by the square root of that; goes with --lr-warmup (Goyal et al. 2017)"},
     OptionInfo{"lr-warmup", "0", identity, false, "epochs over which the learning rate rises linearly"},
     OptionInfo{"beta1", "0.9", identity, false, "decay of the first moment of adam and of ivon's momentum"},
     OptionInfo{"beta2", "", identity, false,
@@ -100,16 +108,17 @@ constexpr std::array kOptions = {
         "over NCCL"},
     OptionInfo{"epochs", "10", horizon, false, "passes over the training set"},
     OptionInfo{"steps", "", horizon, false, "steps in all, instead of epochs"},
-    OptionInfo{"checkpoint-every", "0", machine, false, "steps between checkpoints; 0: every epoch"},
-    OptionInfo{"keep", "3", machine, false, "newest checkpoints that are kept, at least 2"},
-    OptionInfo{"log-every", "100", machine, false, "steps between progress lines"},
+    OptionInfo{"checkpoint-every", "0", setting, false, "steps between checkpoints; 0: every epoch"},
+    OptionInfo{"keep", "3", setting, false, "newest checkpoints that are kept, at least 2"},
+    OptionInfo{"log-every", "100", setting, false, "steps between progress lines"},
     OptionInfo{"threads", "", machine, false,
                "per rank; default: OMP_NUM_THREADS, else the cores that this rank may use shared among local ranks"},
     OptionInfo{"loader-threads", "", machine, false,
                "that decode images, per rank; default: cores that training leaves free, all but one with a GPU, at "
                "least 1"},
-    OptionInfo{"max-bad-records", "0", machine, false,
-               "unreadable images that each rank names and passes over before it gives up"},
+    OptionInfo{
+        "max-bad-records", "0", setting, false,
+        "unreadable images of a dataset that are named and left out; above 0 every image is decoded once at the start"},
     OptionInfo{"device", "auto", machine, false, "auto | cpu | cuda"},
     OptionInfo{"backend", "auto", machine, false, "auto | mpi | nccl"},
     OptionInfo{"timeout-seconds", "300", machine, false, "longest wait for another rank"},
@@ -117,6 +126,34 @@ constexpr std::array kOptions = {
                "stop with a checkpoint (exit code 75) once so many steps of the run are completed; 0: never"},
     OptionInfo{"progress", "auto", machine, false, "auto | plain | none"},
 };
+
+/// Noise names a step by 32 bits.
+constexpr double kMostSteps = 4294967295.0;
+
+/// Numbers that not every run checks where it uses them. Bounds are allowed.
+struct Range {
+  std::string_view name;
+  double low;
+  double high;
+  bool whole;
+};
+constexpr Range kRanges[] = {{"initial-scale", 1e-30, 1e6, false},
+                             {"kl-weight", 0.0, 1e12, false},
+                             {"temperature", 0.0, 1e12, false},
+                             {"swag-start", 0.0, 0.999999999, false},
+                             {"swag-every", 1.0, kMostSteps, true},
+                             {"lr-warmup", 0.0, 1e9, false},
+                             {"beta1", 0.0, 0.999999999, false},
+                             {"momentum", 0.0, 0.999999999, false},
+                             {"batch", 1.0, 1e9, true},
+                             {"shards", 1.0, 1e9, true},
+                             {"steps", 1.0, kMostSteps, true},
+                             {"checkpoint-every", 0.0, kMostSteps, true},
+                             {"keep", 2.0, 1e9, true},
+                             {"log-every", 1.0, kMostSteps, true},
+                             {"max-bad-records", 0.0, 1e9, true},
+                             {"timeout-seconds", 1e-3, 1e9, false},
+                             {"stop-after", 0.0, kMostSteps, true}};
 
 std::string trimmed(std::string_view text) {
   const auto first = text.find_first_not_of(" \t\r");
@@ -180,6 +217,15 @@ std::int64_t OptionValues::integer(const std::string& name) const {
   return parse_integer(text(name), "--" + name);
 }
 
+void require_in_range(const OptionValues& given) {
+  for (const auto& [name, low, high, whole] : kRanges) {
+    const std::string option(name);
+    if (!given.given(option) || given.text(option).empty()) continue;
+    const double value = whole ? static_cast<double>(given.integer(option)) : given.number(option);
+    require(value >= low && value <= high, "--{} must be between {} and {}, not {}", name, low, high, value);
+  }
+}
+
 std::string to_ini(const OptionValues& values, bool machine_options) {
   std::string ini;
   for (const OptionInfo& option : kOptions) {
@@ -192,8 +238,8 @@ std::string to_ini(const OptionValues& values, bool machine_options) {
   return ini;
 }
 
-OptionValues from_ini(const std::string& text, const std::string& origin) {
-  std::map<std::string, std::vector<std::string>> values;
+std::vector<IniLine> read_ini(const std::string& text, const std::string& origin) {
+  std::vector<IniLine> found;
   std::istringstream lines(text);
   std::string line;
   for (int number = 1; std::getline(lines, line); ++number) {
@@ -201,27 +247,41 @@ OptionValues from_ini(const std::string& text, const std::string& origin) {
     if (content.empty() || content.front() == '#' || content.front() == '[') continue;
     const auto equals = content.find('=');
     require(equals != std::string::npos, "{}, line {}: expected 'name = value', not '{}'", origin, number, content);
-    const std::string name = trimmed(std::string_view(content).substr(0, equals));
+    const std::string_view view(content);
+    found.push_back({number, trimmed(view.substr(0, equals)), trimmed(view.substr(equals + 1))});
+  }
+  return found;
+}
+
+OptionValues from_ini(const std::string& text, const std::string& origin) {
+  std::map<std::string, std::vector<std::string>> values;
+  for (const auto& [number, name, value] : read_ini(text, origin)) {
     const OptionInfo* info = find_option(name);
     if (info == nullptr) refuse_unknown(fmt::format("option in {}, line {}:", origin, number), name, option_names());
     require(info->repeated || !values.contains(name), "{}, line {}: option {} is given twice", origin, number, name);
-    values[name].push_back(trimmed(std::string_view(content).substr(equals + 1)));
+    values[name].push_back(value);
   }
   OptionValues result;
   for (auto& [name, list] : values) result.set(name, std::move(list));
   return result;
 }
 
+std::vector<std::string> changed_options(const OptionValues& a, const OptionValues& b) {
+  std::vector<std::string> changed;
+  for (const OptionInfo& option : kOptions) {
+    const std::string name(option.name);
+    if (option.kind == OptionKind::identity && !same_values(a.texts(name), b.texts(name))) changed.push_back(name);
+  }
+  return changed;
+}
+
 OptionValues merge_for_resume(const OptionValues& recorded, const OptionValues& given) {
   OptionValues merged = recorded;
+  for (const auto& [name, values] : given.all()) merged.set(name, values);
   std::vector<std::string> differences;
-  for (const auto& [name, values] : given.all()) {
-    const OptionInfo* info = find_option(name);
-    if (info != nullptr && info->kind == OptionKind::identity && !same_values(recorded.texts(name), values)) {
-      differences.push_back(fmt::format("--{} is {} here and was {} in the run", name, fmt::join(values, " "),
-                                        fmt::join(recorded.texts(name), " ")));
-    }
-    merged.set(name, values);
+  for (const std::string& name : changed_options(recorded, merged)) {
+    differences.push_back(fmt::format("--{} is {} here and was {} in the run", name, fmt::join(merged.texts(name), " "),
+                                      fmt::join(recorded.texts(name), " ")));
   }
   require(differences.empty(),
           "this run was started with other options: {}; leave them out to continue it, or start anew "

@@ -14,7 +14,8 @@ namespace credence {
 enum class OptionKind : std::uint8_t {
   identity,  // recorded; a given value must match
   horizon,   // how long to train: may change, re-plans the schedule
-  machine    // where and how to run, what to write: never compared
+  setting,   // what to write and keep, what to put up with: recorded, may change
+  machine    // where to run, and what of it to show now: neither recorded nor compared
 };
 
 /// One option of `credence train`: the single source of names, defaults, help and recording.
@@ -44,11 +45,25 @@ class OptionValues {
   std::map<std::string, std::vector<std::string>> values_;
 };
 
+/// UserError names the first number given that lies outside what its option allows, whatever else is given.
+void require_in_range(const OptionValues& given);
+
 /// Resolved options as INI text. Without machine options: what a checkpoint records.
 std::string to_ini(const OptionValues& values, bool machine_options);
+/// One "name = value" line.
+struct IniLine {
+  int number = 0;  // from 1
+  std::string name;
+  std::string value;
+};
+/// All of them, whatever their names. UserError names a line of another form.
+std::vector<IniLine> read_ini(const std::string& text, const std::string& origin);
 /// Reads what to_ini wrote (and config files): "name = value" lines, '#' comments. UserError names file line and
 /// option.
 OptionValues from_ini(const std::string& text, const std::string& origin);
+
+/// Names of the identity options whose values mean something else in `b` than in `a`.
+std::vector<std::string> changed_options(const OptionValues& a, const OptionValues& b);
 
 /// The recorded values with what was given now laid over them. UserError names every identity option that differs.
 OptionValues merge_for_resume(const OptionValues& recorded, const OptionValues& given);

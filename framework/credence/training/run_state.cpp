@@ -166,6 +166,34 @@ std::string text_attribute(const Checkpoint& checkpoint, const std::string& name
   return std::get<std::string>(found->second);
 }
 
+using AttributesOfTensor = std::map<std::string, Attribute>;
+
+/// The scale of a prior that learns it.
+void describe_learned_scales(const Posterior& posterior, std::map<std::string, AttributesOfTensor>& tensors) {
+  const PosteriorPlan& plan = posterior.plan();
+  const torch::NoGradGuard no_grad;
+  PosteriorLeaves leaves(posterior);
+  for (const PriorTerm& term : plan.terms) {
+    auto& attributes = tensors["posterior/" + plan.layout.slots[static_cast<std::size_t>(term.slot)].name];
+    if (std::holds_alternative<EmpiricalPrior>(term.prior)) {
+      const auto mean_square = [](const torch::Tensor& values) {
+        return values.to(torch::kFloat64).square().mean().item<double>();
+      };
+      const Structure* const structure = posterior.structure_of(term.slot);
+      const torch::Tensor scale =
+          structure != nullptr ? structure->marginal_scale(leaves, term.slot) : leaves.scale(term.slot);
+      attributes["prior_scale"] = std::sqrt(mean_square(leaves.mean(term.slot)) + mean_square(scale));
+    }
+    if (std::holds_alternative<HierarchicalPrior>(term.prior) && !term.monte_carlo) {
+      const auto number = [&](int slot) { return posterior.view(posterior.mean(), slot).item<double>(); };
+      const double variance = std::pow(std::log1p(std::exp(number(term.arrays[1]))), 2);  // of log s
+      const double mean = std::exp(number(term.arrays[0]) + variance / 2.0);
+      attributes["prior_scale_mean"] = mean;
+      attributes["prior_scale_deviation"] = mean * std::sqrt(std::expm1(variance));
+    }
+  }
+}
+
 void describe_tensors(const RunState& state, CheckpointContents& contents) {
   const PosteriorPlan& plan = state.posterior.plan();
   for (std::size_t i = 0; i < plan.families.size(); ++i) {
@@ -173,8 +201,9 @@ void describe_tensors(const RunState& state, CheckpointContents& contents) {
     attributes["family"] = describe(plan.families[i]);
     attributes["prior"] = describe(plan.priors[i]);
     attributes["prior_mean"] = plan.segments[i].prior_mean;
-    attributes["prior_scale"] = plan.segments[i].prior_scale;
+    if (const double scale = plan.segments[i].prior_scale; std::isfinite(scale)) attributes["prior_scale"] = scale;
   }
+  describe_learned_scales(state.posterior, contents.array_attributes);
   const Sparsity sparsity = measure_sparsity(state.posterior);
   for (const Sparsity::Tensor& tensor : sparsity.tensors) {
     const auto index = static_cast<std::size_t>(tensor.slot);
@@ -324,8 +353,10 @@ void restore_posterior(const Checkpoint& checkpoint, Network& network, Posterior
 void restore(const Checkpoint& checkpoint, const RunIdentity& identity, RunState& state) {
   const std::string file = checkpoint.file().string();
   const std::int64_t size = checkpoint.integer("dataset_size");
-  require(size == identity.dataset_size, "{} was trained on {} examples, and these data have {}", file, size,
-          identity.dataset_size);
+  require(size == identity.dataset_size,
+          "{} was trained on {} examples, and these data have {}; where images were left out as bad, give the "
+          "--max-bad-records of then",
+          file, size, identity.dataset_size);
   require(text_attribute(checkpoint, "dataset_digest") == identity.dataset_digest,
           "{} was trained on data of other content than these", file);
   require_same_script(checkpoint, state.network);

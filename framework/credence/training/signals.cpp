@@ -1,12 +1,8 @@
 #include "credence/training/signals.h"
 
-#include <unistd.h>
-
 #include <atomic>
 #include <csignal>
 #include <ctime>
-
-#include "credence/base/errors.h"
 
 namespace credence {
 namespace {
@@ -18,7 +14,9 @@ void handle_stop(int signal) {
   std::time_t now = std::time(nullptr);
   std::time_t earlier = 0;
   if (first_request.compare_exchange_strong(earlier, now)) return;
-  if (signal != SIGUSR2 && now - earlier > 1) _exit(static_cast<int>(ExitCode::stopped));
+  if (signal == SIGUSR2 || now - earlier <= 1) return;
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);  // delivered when this handler returns
 }
 
 }  // namespace
@@ -29,6 +27,10 @@ void install_signal_handlers() {
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   for (const int signal : {SIGUSR2, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
+  ignore_limit_signals();
+}
+
+void ignore_limit_signals() {
   std::signal(SIGXFSZ, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
 }

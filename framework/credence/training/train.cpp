@@ -3,10 +3,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <memory>
 #include <optional>
 
+#include "credence/base/context.h"
 #include "credence/base/errors.h"
 #include "credence/base/log.h"
 #include "credence/base/stopwatch.h"
@@ -21,6 +23,7 @@ constexpr int kFailedSavesAllowed = 3;
 // A loss this many times that of the first step, for this many steps in a row, will not come back.
 constexpr double kDivergedFactor = 1000.0;
 constexpr std::int64_t kDivergedSteps = 10;
+constexpr std::chrono::milliseconds kSlice{50};  // of a wait for the disk, in which no other rank gets an answer
 
 enum Flag : std::size_t { kStop, kSavesFailed, kDataFailed, kFlags };
 
@@ -120,6 +123,7 @@ class Saver {
     if (!writer_) return;
     const Stopwatch watch;
     const Snapshot snapshot = take_snapshot(state, identity_);
+    while (!writer_->wait_for_room(kSlice)) communicator_.progress();
     writer_->submit(state.step, snapshot.contents);
     blocked_seconds_ += watch.seconds();
   }
@@ -145,7 +149,7 @@ class Saver {
       int failed = 0;
       if (writer_) {
         if (writer_->published_step() != state.step) save(state);
-        writer_->drain();
+        while (!writer_->wait_until_idle(kSlice)) communicator_.progress();
         failed = failures();
         if (writer_->published_step() == state.step) failed = 0;
       }
@@ -204,7 +208,9 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
   const auto saving_seconds = [&] { return saver.blocked_seconds() + members.gathering_seconds(); };
   double saving_told = 0.0;  // a save follows its step's record: the next one tells of it
 
+  set_phase("training");
   while (state.step < options.total_steps && !stopping) {
+    set_step(state.step + 1);
     const double data_before = parts.loader.waited_seconds();
     const double communication_before = parts.estimator.waited_seconds() + members.waited_seconds();
     const int failed_saves = saver.failures();
@@ -285,9 +291,12 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
   members.gather();
   require_finite(state);
   if (state.finished && options.laplace) {
+    set_phase("fit of the Laplace approximation");
     state.numbers = fit_laplace({state.network, state.posterior, parts.likelihood, parts.source, parts.communicator},
                                 *options.laplace);
   }
+  set_phase("last save");
+  set_step(state.step);
   saver.save_last(state);
   return state.finished ? Outcome::finished : Outcome::stopped;
 }

@@ -105,6 +105,20 @@ TEST(Corruption, NoiseHasItsDeviationAndDependsOnTheExampleAlone) {
   EXPECT_TRUE(std::equal(pixels.begin(), pixels.end(), together.begin() + 3 * 32 * 32));
 }
 
+TEST(Corruption, ThreadsChangeNothing) {
+  std::vector<int> pixels(3 * 20 * 24);
+  for (std::size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<int>(i * 37 % 256);
+  const MemorySource source = images(pixels, 20, 24, 7);
+  const std::vector<std::int64_t> examples = {6, 0, 3, 3, 1};
+  for (const Corruption& corruption : parse_corruptions("noise:2,jpeg:4,blur:3")) {
+    const std::vector<int> alone = pixels_of(*corrupted(source, corruption), examples);
+    for (const int threads : {2, 3, 16}) {
+      EXPECT_EQ(pixels_of(*corrupted(source, corruption, threads), examples), alone)
+          << name_of(corruption.kind) << " on " << threads;
+    }
+  }
+}
+
 TEST(Corruption, GrowsWithSeverity) {
   const Reference reference;
   const MemorySource source = images(reference.image, reference.height, reference.width, 1);

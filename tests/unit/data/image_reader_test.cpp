@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
+// jpeglib.h needs stdio.h before it.
+#include <jpeglib.h>
 
 #include "credence/base/errors.h"
 #include "credence/data/exif.h"
@@ -271,6 +274,51 @@ TEST(ImageReader, RefusesHostileSizesBeforeTakingMemory) {
   Bytes png = png_gray_file;
   png[18] = png[22] = 0x7f;  // high bytes of width and height
   EXPECT_THROW(decoded(stored(png)), DataError);
+}
+
+/// A gray progressive JPEG of few bytes with 253 scans: of every coefficient the high bits, then the others one by one.
+Bytes jpeg_of_many_scans(unsigned side) {
+  std::vector<jpeg_scan_info> scans = {{1, {0}, 0, 0, 0, 0}};
+  for (int k = 1; k < 64; ++k) {
+    scans.push_back({1, {0}, k, k, 0, 3});
+    for (int bit = 3; bit > 0; --bit) scans.push_back({1, {0}, k, k, bit, bit - 1});
+  }
+  jpeg_error_mgr errors;
+  jpeg_compress_struct info{};
+  info.err = jpeg_std_error(&errors);
+  jpeg_create_compress(&info);
+  unsigned char* bytes = nullptr;
+  unsigned long count = 0;
+  jpeg_mem_dest(&info, &bytes, &count);
+  info.image_height = info.image_width = side;
+  info.input_components = 1;
+  info.in_color_space = JCS_GRAYSCALE;
+  jpeg_set_defaults(&info);
+  info.scan_info = scans.data();
+  info.num_scans = static_cast<int>(scans.size());
+  jpeg_start_compress(&info, TRUE);
+  Bytes row(side, 100);
+  for (unsigned y = 0; y < side; ++y) {
+    JSAMPROW rows = row.data();
+    jpeg_write_scanlines(&info, &rows, 1);
+  }
+  jpeg_finish_compress(&info);
+  Bytes file(bytes, bytes + count);
+  jpeg_destroy_compress(&info);
+  std::free(bytes);
+  return file;
+}
+
+TEST(ImageReader, RefusesScansThatPassOverTooManyPixels) {
+  const auto check = [](const Bytes& file) {
+    ImageReader reader;
+    reader.open(stored(file), 3);
+    reader.check();
+  };
+  EXPECT_NO_THROW(check(jpeg_of_many_scans(200)));
+  const Bytes large = jpeg_of_many_scans(3000);
+  EXPECT_LT(large.size(), 200'000U);
+  EXPECT_THAT([&] { check(large); }, ThrowsMessage<DataError>(HasSubstr("more than 238 scans of 3000 x 3000 pixels")));
 }
 
 TEST(EncodeJpeg, KeepsTheImage) {

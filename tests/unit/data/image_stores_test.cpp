@@ -88,36 +88,6 @@ TEST(Images, SizesThatMakeNoSense) {
               ThrowsMessage<UserError>(HasSubstr("images that are decoded")));
 }
 
-TEST(Images, BrokenFilesAreNamedAndPassedOverUpToALimit) {
-  const Folders folders;
-  folders.add("a", 6);
-  const auto& write = [&](int i, const std::string& bytes) {
-    folders.directory.write("a/" + std::to_string(i) + ".JPEG", bytes);
-  };
-  const DataOptions none{.image_size = "16"};
-  const auto whole = [&](const DataOptions& options) {
-    return test::whole(*open_data(folders.spec(), Split::train, options));
-  };
-  const Batch good = whole(none);
-  const test::Bytes file = test::jpeg(32, 36, 89);
-  write(1, test::text(file).substr(0, file.size() / 2));
-  EXPECT_THAT([&] { whole(none); }, ThrowsMessage<DataError>(AllOf(HasSubstr("a/1.JPEG: the JPEG is truncated"),
-                                                                   HasSubstr("--max-bad-records"))));
-  write(2, "");
-  write(4, "not an image");
-  for (const int threads : {1, 3}) {
-    const Batch passed = whole({.image_size = "16", .max_bad_records = 3, .threads = threads});
-    const std::size_t image = 16 * 16 * 3;
-    for (const auto& [example, served] : std::map<std::size_t, std::size_t>{{0, 0}, {1, 3}, {2, 3}, {3, 3}, {4, 5}})
-      EXPECT_TRUE(std::equal(passed.pixels.begin() + static_cast<std::ptrdiff_t>(example * image),
-                             passed.pixels.begin() + static_cast<std::ptrdiff_t>((example + 1) * image),
-                             good.pixels.begin() + static_cast<std::ptrdiff_t>(served * image)))
-          << "example " << example << " is the next that can be read";
-  }
-  EXPECT_THAT([&] { whole({.image_size = "16", .max_bad_records = 2}); },
-              ThrowsMessage<DataError>(AllOf(HasSubstr("a/4.JPEG"), HasSubstr("bad record 3"), HasSubstr("allows 2"))));
-}
-
 std::string cifar_record(const std::string& labels, int first) {
   std::string record = labels;
   for (int i = 0; i < 3072; ++i) record += static_cast<char>((first + i / 1024 * 100 + i % 1024 % 37) % 256);

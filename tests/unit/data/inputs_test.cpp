@@ -5,6 +5,7 @@
 #include "credence/base/errors.h"
 #include "credence/data/csv.h"
 #include "unit/data/files.h"
+#include "unit/data/images.h"
 
 namespace credence {
 namespace {
@@ -89,6 +90,48 @@ TEST_F(Inputs, ImagesAreNormalisedAsInTraining) {
   refused(file.substr(0, file.size() - 1), trained, "truncated");
   refused(file, table_of(2), "inputs [2]");
   refused("a,b\n1,2\n", trained, "is a table");
+}
+
+TEST_F(Inputs, ImageFilesAreToldByContentAndReadAsEvaluationReadsThem) {
+  const auto write = [&](const std::string& name, const test::Bytes& bytes) {
+    std::filesystem::create_directories((directory_.path() / name).parent_path());
+    return directory_.write(name, {bytes.begin(), bytes.end()});
+  };
+  const auto tall = write("test/a/tall.txt", test::jpeg(60, 40));
+  const auto wide = write("test/b/wide.jpg", test::jpeg(30, 50));
+  write("train/a/x", test::jpeg(9, 9));
+  write("train/b/x", test::jpeg(9, 9));
+  ExampleSpec trained;
+  trained.input_shape = {3, 16, 24};
+  trained.classes = 2;
+  trained.normalization = {{0.1, 0.2, 0.3}, {0.5, 0.6, 0.7}};
+  const DataOptions reading{
+      .normalization = trained.normalization, .image_size = "24/30", .trained_shape = trained.input_shape};
+  const auto evaluated = open_data("images:" + directory_.path().string(), Split::test, reading);
+  EXPECT_THAT(image_files(tall), ElementsAre(tall));
+  const auto source = open_image_files({tall, wide}, trained, reading);
+  EXPECT_EQ(source->spec().normalization, trained.normalization);
+  EXPECT_EQ(whole(*source).pixels, whole(*evaluated).pixels);
+
+  EXPECT_THAT(image_files(directory_.write("table.csv", "a,b\n1,2\n")), IsEmpty());
+  EXPECT_THAT([&] { open_image_files({tall}, table_of(2), {}); },
+              ThrowsMessage<DataError>(AllOf(HasSubstr("tall.txt is an image"), HasSubstr("inputs [2]"))));
+}
+
+TEST_F(Inputs, FoldersOfImagesAreSortedAndHoldNothingElse) {
+  const auto bytes = test::jpeg(8, 8);
+  const std::string image(bytes.begin(), bytes.end());
+  const auto folder = directory_.path() / "flat";
+  std::filesystem::create_directories(folder);
+  EXPECT_THAT([&] { image_files(folder); }, ThrowsMessage<DataError>(HasSubstr("flat holds no images")));
+  for (const char* name : {"flat/b", "flat/a.png", "flat/c.jpeg", "flat/.hidden"}) directory_.write(name, image);
+  EXPECT_THAT(image_files(folder), ElementsAre(folder / "a.png", folder / "b", folder / "c.jpeg"));
+  directory_.write("flat/notes", "a,b\n");
+  EXPECT_THAT([&] { image_files(folder); }, ThrowsMessage<DataError>(HasSubstr("flat/notes is no image")));
+  std::filesystem::remove(folder / "notes");
+  std::filesystem::create_directories(folder / "cats");
+  EXPECT_THAT([&] { image_files(folder); },
+              ThrowsMessage<DataError>(AllOf(HasSubstr("cats"), HasSubstr("images:DIR"))));
 }
 
 }  // namespace

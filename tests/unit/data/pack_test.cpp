@@ -1,68 +1,25 @@
 #include <gmock/gmock.h>
 
-#include <atomic>
 #include <cstring>
 #include <fstream>
 
 #include "credence/base/errors.h"
 #include "credence/data/image_source.h"
-#include "credence/data/open.h"
 #include "credence/data/pack_store.h"
-#include "credence/data/pack_write.h"
-#include "unit/data/files.h"
-#include "unit/data/images.h"
+#include "unit/data/packs.h"
 
 namespace credence {
 namespace {
 
 namespace fs = std::filesystem;
-using test::TemporaryDirectory;
 using testing::AllOf;
 using testing::AnyOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::ThrowsMessage;
 
-/// Two splits of JPEGs, packed in parts.
-class Pack : public testing::Test {
+class Pack : public test::PackTest {
  protected:
-  void SetUp() override {
-    for (const char* folder : {"images/train/a", "images/train/b", "images/test/a", "images/test/b"}) {
-      fs::create_directories(directory.path() / folder);
-      for (int i = 0; i < 3; ++i)
-        directory.write(std::string(folder) + "/" + std::to_string(i) + ".jpg",
-                        test::text(test::jpeg(24 + 8 * i, 40, 80 + i)));
-    }
-    train = open_store(source(), Split::train);
-    test_split = open_store(source(), Split::test);
-  }
-  std::string source() const { return "images:" + (directory.path() / "images").string(); }
-  fs::path file() const { return directory.path() / "packed.h5"; }
-  fs::path parts() const { return directory.path() / "parts"; }
-
-  std::vector<PackSource> sources() const {
-    return {{train.get(), PackSplit::train}, {test_split.get(), PackSplit::test}};
-  }
-  /// Records in the order given, each part ended by a sync.
-  void append(const std::vector<std::int64_t>& records, int part, const PackSettings& settings = {}) {
-    fs::create_directories(parts());
-    PartWriter writer(parts(), part, job);
-    for (const std::int64_t record : records) {
-      const ImageStore& store = record < train->size() ? *train : *test_split;
-      RecordPacker packer(store, settings);
-      writer.append(record, packer.pack(record % train->size()));
-    }
-    writer.sync();
-  }
-  void assemble() const {
-    std::atomic<std::int64_t> progress = 0;
-    write_pack(file(), parts(), sources(), read_parts(parts(), job).entries, progress);
-  }
-  std::string bytes() const {
-    std::ifstream stream(file(), std::ios::binary);
-    return {std::istreambuf_iterator<char>(stream), {}};
-  }
-
   static PackHeader header_of(const std::string& content) {
     PackUserBlock block;
     std::memcpy(block.data(), content.data(), block.size());
@@ -84,11 +41,6 @@ class Pack : public testing::Test {
     header.tables = hasher.digest();
     open_changed(header, content);
   }
-
-  TemporaryDirectory directory;
-  std::unique_ptr<ImageStore> train;
-  std::unique_ptr<ImageStore> test_split;
-  Digest job{1, 2, 3};
 };
 
 TEST_F(Pack, GivesTheImagesOfItsSource) {
@@ -132,33 +84,6 @@ TEST_F(Pack, RawAndReencodedAtAShortSide) {
   std::vector<std::uint8_t> pixels(20 * 33 * 3);
   reader.read(whole_view({20, 33}, {20, 33}), pixels.data());
   for (std::size_t i = 0; i < pixels.size(); ++i) ASSERT_NEAR(pixels[i], buffer[i], 8);
-}
-
-TEST_F(Pack, AJournalCutShortOrDamagedCountsUpToThere) {
-  append({0, 1, 2, 3}, 0);
-  const fs::path journal = parts() / "part-0000.journal";
-  fs::resize_file(journal, 64 + 3 * 64 - 1);
-  EXPECT_EQ(read_parts(parts(), job).entries.size(), 2U);
-  std::fstream stream(journal, std::ios::in | std::ios::out | std::ios::binary);
-  stream.seekp(64 + 64 + 9);
-  stream.put('\x7f');
-  stream.close();
-  EXPECT_EQ(read_parts(parts(), job).entries.size(), 1U);
-  EXPECT_EQ(read_parts(parts(), job).next_part, 1);
-  fs::resize_file(journal, 10);
-  EXPECT_EQ(read_parts(parts(), job).entries.size(), 0U);
-  append({0}, 1);
-  EXPECT_THAT([&] { read_parts(parts(), Digest{9}); }, ThrowsMessage<UserError>(HasSubstr("other data or with other")));
-}
-
-TEST_F(Pack, DamagedPartsAreNotAssembled) {
-  append({0, 1, 2}, 0);
-  std::fstream stream(parts() / "part-0000.bytes", std::ios::in | std::ios::out | std::ios::binary);
-  stream.seekp(700);
-  stream.put('\x55');
-  stream.close();
-  EXPECT_THAT([&] { assemble(); }, ThrowsMessage<DataError>(HasSubstr("the bytes of record")));
-  EXPECT_FALSE(fs::exists(file()));
 }
 
 TEST_F(Pack, AFlippedByteAnywhereIsFoundAndNamesTheRecord) {

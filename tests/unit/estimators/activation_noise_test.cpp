@@ -390,5 +390,21 @@ TEST(ActivationNoiseRefusals, CoverModulesWithoutSuchLayers) {
   }
 }
 
+TEST(ActivationNoiseRefusals, NameLayersOfTokensBeforeAnyStep) {
+  const auto communicator = make_self_communicator();
+  const Likelihood likelihood = CategoricalLikelihood{3};
+  ExampleSpec images;
+  images.input_shape = {1, 8, 8};
+  const auto make = [&](const std::vector<std::string>& families) {
+    Network network(build_module("vit:4,1,8,2", images, 3, 3), torch::kFloat64);
+    Posterior posterior(plan_posterior(network.layout(), parse_families(families), parse_priors({})), network.values(),
+                        0.3, 1);
+    test::make_estimator("flipout", {network, posterior, likelihood, *communicator}, {});
+  };
+  EXPECT_THAT([&] { make({}); }, ThrowsMessage<UserError>(::testing::AllOf(HasSubstr("out_proj"), HasSubstr("tokens"),
+                                                                           HasSubstr("--estimator reparam"))));
+  EXPECT_NO_THROW(make({"point", "heads=mean-field"}));
+}
+
 }  // namespace
 }  // namespace credence

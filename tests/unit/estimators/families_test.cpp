@@ -28,9 +28,13 @@ std::vector<Case> cases() {
   return {{"dropout", {"dropout:0.3"}, {"normal:0.8"}},
           {"dropconnect", {"dropconnect:0.3"}, {"normal:0.8"}, 2, 2, NoiseSharing::shard},
           {"gaussian_dropout", {"gaussian-dropout:0.3"}, {"normal:0.8"}},
-          {"sparse", {"sparse"}, {"normal:1"}},
+          {"gaussian_dropout_log_uniform", {"gaussian-dropout:0.3"}, {"log-uniform"}},
+          {"sparse", {"sparse"}, {"log-uniform"}},
           {"low_rank", {"low-rank:2"}, {"normal:0.8"}, 2, 1, NoiseSharing::antithetic},
           {"full_rank", {"full-rank"}, {"normal:0.8"}},
+          {"two_ranks", {"low-rank:1", "fc1=low-rank:2"}, {"normal:0.8"}},
+          {"low_rank_hierarchical", {"low-rank:2"}, {"hierarchical:0.7"}},
+          {"full_rank_empirical", {"full-rank"}, {"empirical"}},
           {"full_rank_laplace", {"full-rank"}, {"laplace:0.5"}, 2, 2},
           {"mixed", {"fc1=low-rank:3", "fc2.weight=full-rank", "fc2.bias=dropconnect:0.5"}, {"normal:0.7"}, 2},
           {"laplace", {"mean-field"}, {"laplace:0.7"}},
@@ -42,6 +46,7 @@ std::vector<Case> cases() {
           {"hierarchical", {"mean-field"}, {"hierarchical:0.7"}, 2},
           {"empirical", {"mean-field"}, {"empirical"}},
           {"ensemble", {"mean-field", "fc2.weight=low-rank:2"}, {"student-t"}, 2, 2, NoiseSharing::shard, 3},
+          {"ensemble_of_hierarchical", {"mean-field"}, {"hierarchical:0.7"}, 1, 1, NoiseSharing::shared, 2},
           {"laplace_map", {"point"}, {"laplace:0.7"}},
           {"by_tensor", {"fc1.weight=point"}, {"fc1=student-t:3,1", "fc2=hierarchical"}}};
 }
@@ -57,16 +62,19 @@ double objective_of(Problem& problem, ReparameterizedEstimator& estimator, const
          static_cast<double>(objective.dataset_size);
 }
 
-class FamilyGradient : public ::testing::TestWithParam<Case> {};
+/// {L, T} of the objective.
+using Weighting = std::pair<double, double>;
+
+class FamilyGradient : public ::testing::TestWithParam<std::tuple<Case, Weighting>> {};
 
 TEST_P(FamilyGradient, IsThatOfTheObjectiveByFiniteDifferences) {
-  const Case& c = GetParam();
+  const auto& [c, weighting] = GetParam();
   Problem problem({.families = c.families, .priors = c.priors, .members = c.members});
   const auto communicator = make_self_communicator();
   ReparameterizedEstimator estimator(problem.parts(*communicator),
                                      {.seed = 5, .shards = c.shards, .samples = c.samples, .noise = c.noise});
   const auto shards = test::examples_of(problem, c.shards, 4);
-  const Objective objective{.dataset_size = 20};
+  const Objective objective{.dataset_size = 20, .kl_weight = weighting.first, .temperature = weighting.second};
   Posterior& posterior = problem.posterior;
   // Further arrays away from where they start, so that no gradient vanishes by symmetry.
   for (int slot = posterior.plan().network_slots; slot < static_cast<int>(posterior.layout().slots.size()); ++slot) {
@@ -128,75 +136,16 @@ TEST_P(FamilyGradient, IsThatOfTheObjectiveByFiniteDifferences) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, FamilyGradient, ::testing::ValuesIn(cases()),
-                         [](const auto& test) { return test.param.name; });
-
-/// Covariance of q over the weights in the order of the layout, from the arrays' documented meaning.
-torch::Tensor covariance_of(const test::Regression& r) {
-  const Posterior& posterior = r.problem.posterior;
-  const torch::Tensor scale = r.gathered(posterior.scales());
-  torch::Tensor root = torch::diag(scale);
-  std::vector<torch::Tensor> rows;
-  const auto& slots = posterior.layout().slots;
-  for (std::size_t i = static_cast<std::size_t>(posterior.plan().network_slots); i < slots.size(); ++i) {
-    rows.push_back(posterior.view(posterior.mean(), static_cast<int>(i)).reshape({-1, slots[i].shape.back()}));
-  }
-  const torch::Tensor array = torch::cat(rows);
-  if (slots.back().array == "factor") return torch::diag(scale.square()) + array.matmul(array.t());
-  root = root + array / std::sqrt(static_cast<double>(scale.numel()));
-  return root.matmul(root.t());
+std::string name_of(const ::testing::TestParamInfo<std::tuple<Case, Weighting>>& test) {
+  const auto& [c, weighting] = test.param;
+  return c.name + (weighting.first < 1.0 ? "_light" : weighting.second < 1.0 ? "_cold" : "");
 }
 
-class CorrelatedFamily : public ::testing::TestWithParam<std::string> {};
-
-TEST_P(CorrelatedFamily, ReachesTheExactPosteriorAndEvidence) {
-  test::Regression r({GetParam()});
-  const auto communicator = make_self_communicator();
-  ReparameterizedEstimator estimator(r.problem.parts(*communicator), {.seed = 1, .samples = 4});
-  Optimizer optimizer(r.problem.posterior, {.learning_rate = 0.03, .scale_learning_rate = 0.03});
-  const std::int64_t steps = 6000;
-  double kl = 0.0;
-  torch::Tensor mean, covariance;
-  for (std::int64_t step = 0; step < steps; ++step) {
-    const double weight = 1.0 / static_cast<double>(test::kExamples);
-    estimator.run(step, test::source_of(r.batch), {}, weight);
-    GradientSum gradient = estimator.gradient();
-    if (step + 1 == steps) {
-      mean = r.gathered(r.problem.posterior.mean());
-      covariance = covariance_of(r);
-      kl = evaluate_objective(r.objective, {}, 0.0, r.problem.posterior.plan(),
-                              measure_complexity(r.problem.posterior, {}))
-               .kl;
-    }
-    add_closed_form_terms(r.problem.posterior, {weight, weight}, estimator.gradient_multiplier(), gradient);
-    optimizer.step(
-        gradient, {.number = step,
-                   .learning_rate_factor = 0.5 * (1.0 + std::cos(std::numbers::pi * static_cast<double>(step) / steps)),
-                   .gradient_multiplier = estimator.gradient_multiplier(),
-                   .weights = {},
-                   .dataset_size = test::kExamples,
-                   .next_draw = estimator.first_draw(step + 1)});
-  }
-  const double n = static_cast<double>(mean.numel());
-  const double exact_kl =
-      0.5 * (covariance.trace() + mean.square().sum() - n - torch::logdet(covariance)).item<double>();
-  EXPECT_NEAR(kl, exact_kl, 1e-9 * (1.0 + exact_kl));
-  const double variance = test::kNoise * test::kNoise;
-  const torch::Tensor& x = r.exact.design;
-  const double fit =
-      (-0.5 * test::kExamples * std::log(2.0 * std::numbers::pi * variance)) -
-      ((r.exact.targets - x.matmul(mean)).square().sum() + x.matmul(covariance).matmul(x.t()).trace()).item<double>() /
-          (2.0 * variance);
-  EXPECT_GT(fit - kl, r.exact.log_evidence - 0.01);
-  EXPECT_LT(fit - kl, r.exact.log_evidence + 1e-9);
-  EXPECT_LT(r.exact.best_elbo, r.exact.log_evidence - 0.05);  // independent Gaussians cannot
-  const torch::Tensor exact_covariance = torch::linalg_inv(r.exact.precision);
-  EXPECT_LT((covariance - exact_covariance).abs().max().item<double>(),
-            0.1 * exact_covariance.diagonal().max().item<double>());
-}
-
-INSTANTIATE_TEST_SUITE_P(Families, CorrelatedFamily, ::testing::Values("full-rank", "low-rank:4"),
-                         [](const auto& test) { return test.param.substr(0, 4) == "full" ? "full_rank" : "low_rank"; });
+INSTANTIATE_TEST_SUITE_P(Cases, FamilyGradient,
+                         ::testing::Combine(::testing::ValuesIn(cases()),
+                                            ::testing::Values(Weighting{1.0, 1.0}, Weighting{0.4, 1.0},
+                                                              Weighting{1.0, 0.3})),
+                         name_of);
 
 Problem two_layers(const std::string& family, const std::string& prior = "normal:1") {
   return Problem({.network = "mlp:300,tanh", .inputs = 200, .families = {family}, .priors = {prior}});
@@ -360,11 +309,57 @@ TEST(Refusals, FamiliesAndPriorsThatDoNotGoTogether) {
   refuses("dropout:0.1", "laplace", "weight decay");
   refuses("point", "log-uniform", "mean-field");
   refuses("point", "hierarchical", "mean-field");
-  refuses("low-rank:2", "empirical", "mean-field");
+  refuses("dropconnect:0.2", "empirical", "weight decay");
+  refuses("swag:3", "empirical", "low-rank:K or full-rank");
+  refuses("dropout:0.2", "log-uniform", "gaussian-dropout");
+  refuses("sparse", "laplace", "leave --prior out");
+  refuses("sparse", "normal:1", "'REGEX=log-uniform'");
   refuses("dropout:1", "normal:1", "between 0 and 1");
   refuses("low-rank:0", "normal:1", "rank");
   EXPECT_THAT([] { Problem({.network = "linear", .families = {"dropout:0.1"}}); },
               ThrowsMessage<UserError>(HasSubstr("dropconnect")));
+}
+
+TEST(Priors, OfSparseAreLogUniformWhereNobodyNamesOne) {
+  EXPECT_NO_THROW(Problem({.families = {"sparse"}, .priors = {}}));
+  EXPECT_NO_THROW(Problem({.families = {"sparse"}, .priors = {"log-uniform"}}));
+  EXPECT_NO_THROW(Problem({.families = {"fc1=sparse"}, .priors = {"normal:1", "fc1=log-uniform"}}));
+  EXPECT_THAT([] { Problem({.families = {"fc1=sparse"}, .priors = {"laplace"}}); },
+              ThrowsMessage<UserError>(HasSubstr("fc1.weight")));
+}
+
+TEST(Temperature, NeedsAnEntropy) {
+  const auto check = [](const std::string& family, double temperature) {
+    const Problem problem = two_layers(family, family == "sparse" ? "log-uniform" : "normal:1");
+    require_entropy_to_temper({.dataset_size = 20, .temperature = temperature}, problem.posterior.plan());
+  };
+  for (const char* family : {"point", "dropout:0.1", "dropconnect:0.1", "gaussian-dropout:0.1", "laplace", "swag:3"}) {
+    EXPECT_THAT([&] { check(family, 0.5); }, ThrowsMessage<UserError>(HasSubstr("--kl-weight"))) << family;
+    EXPECT_NO_THROW(check(family, 1.0)) << family;
+  }
+  for (const char* family : {"mean-field", "sparse", "low-rank:2"}) EXPECT_NO_THROW(check(family, 0.5)) << family;
+}
+
+TEST(Bound, OfGaussianDropoutIsAKlOnlyUnderTheLogUniformPrior) {
+  Problem published({.families = {"gaussian-dropout:0.2"}, .priors = {"log-uniform"}});
+  Problem decayed({.families = {"gaussian-dropout:0.2"}, .priors = {"normal:0.5"}});
+  EXPECT_THAT(describe_bound(published.posterior.plan()), HasSubstr("constant in the weights"));
+  EXPECT_THAT(describe_bound(decayed.posterior.plan()), HasSubstr("weight decay"));
+  const auto nats = [](Problem& problem) {
+    return evaluate_objective({}, {}, 0.0, problem.posterior.plan(), measure_complexity(problem.posterior, {}))
+        .objective;
+  };
+  EXPECT_EQ(nats(published), 0.0);
+  // sum of mean^2 / (2 s^2 (1 - p)) with the normaliser of the prior.
+  const Posterior& p = decayed.posterior;
+  double expected = 0.0;
+  for (int slot = 0; slot < p.plan().network_slots; ++slot) {
+    const torch::Tensor mean = p.view(p.mean(), slot);
+    const double s = 0.5 * std::sqrt(0.8);
+    expected += mean.square().sum().item<double>() / (2.0 * s * s) +
+                static_cast<double>(mean.numel()) * (0.5 * std::log(2.0 * std::numbers::pi) + std::log(s));
+  }
+  EXPECT_NEAR(nats(decayed), expected, 1e-10);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "credence/base/errors.h"
+#include "credence/kernels/cuda_identity.h"
 #include "credence/kernels/kernel_set.h"
 
 namespace credence::kernels {
@@ -9,6 +10,7 @@ namespace {
 TEST(CudaUnavailable, IsAUserError) {
   EXPECT_FALSE(cuda_available());
   EXPECT_THROW(cuda_kernels(nullptr), UserError);
+  EXPECT_EQ(cuda_identity(0), "");
 }
 
 }  // namespace

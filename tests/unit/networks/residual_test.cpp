@@ -1,4 +1,5 @@
 // Networks for images against torchvision's numbers, and normalisation layers.
+#include <ATen/autocast_mode.h>
 #include <gmock/gmock.h>
 
 #include <cmath>
@@ -7,6 +8,7 @@
 
 #include "credence/base/errors.h"
 #include "credence/networks/network.h"
+#include "credence/networks/sync_norm.h"
 #include "credence/networks/zoo.h"
 #include "unit/networks/uniform.h"
 
@@ -267,6 +269,54 @@ TEST(Norms, ComputeTheirFormulas) {
   const torch::Tensor expected = torch::group_norm(wide, 32).mul(1.5).sub(0.2).clamp_min(0.0);
   EXPECT_LT((normalized(Norm::group, wide, 1.5, -0.2, 0.0) - expected).abs().max().item<double>(), 1e-14);
   EXPECT_TRUE(torch::equal(normalized(Norm::none, x, 1.5, -0.2, 0.0), x.clamp_min(0.0)));
+}
+
+/// Half of the last of bfloat16's 8 bits, relative to what it rounds.
+constexpr double kBfloat16Rounding = 0x1p-8;
+
+TEST(NormsInBfloat16, ComputeInFloat32AndGiveBfloat16Back) {
+  const torch::NoGradGuard no_grad;
+  const torch::Tensor x = (uniform("x", 4 * 8 * 6 * 6).view({4, 8, 6, 6}) * 3.0 + 0.5).to(torch::kBFloat16);
+  const auto expect_rounded_once = [&](NormLayer& layer, const std::string& name) {
+    const torch::Tensor rounded = layer.normalize_and_activate(x);
+    const torch::Tensor exact = layer.normalize_and_activate(x.to(torch::kFloat32));
+    EXPECT_EQ(rounded.scalar_type(), torch::kBFloat16) << name;
+    // Sums in another order, of 144 terms, differ by less than 1e-5.
+    EXPECT_TRUE(torch::allclose(rounded.to(torch::kFloat32), exact, kBfloat16Rounding, 1e-5)) << name;
+  };
+  for (const char* name : {"batch", "sync", "group", "frn", "none"}) {
+    torch::nn::Module parent;
+    NormLayer* const layer = add_norm(parent, "norm", *parse_norm(name), x.size(1));
+    for (auto& item : parent.named_parameters()) item.value().add_(uniform(item.key(), 8));
+    expect_rounded_once(*layer, name);
+  }
+  SyncBatchNorm over_shards(x.size(1));
+  over_shards.set_sums({2, [](const torch::Tensor& mine) { torch::Tensor(mine).mul_(2.0); }});
+  expect_rounded_once(over_shards, "sync over two equal shards");
+}
+
+TEST(NormsInBfloat16, LeaveResnet20InBfloat16NearItsFloat32) {
+  for (const char* name : {"batch", "sync", "group", "frn", "none"}) {
+    Network network(build_module(NetworkChoice{"resnet20", name}, images(3, 32), kClasses, 1));
+    network.bind(network.values());
+    const torch::NoGradGuard no_grad;
+    const torch::Tensor x = (uniform("x", 8 * 3 * 32 * 32).view({8, 3, 32, 32}) * 4.0).to(torch::kFloat32);
+    const torch::Tensor exact = network.forward(x);
+    network.compute_in_bfloat16();
+    const torch::Tensor rounded = network.forward(x);
+    // Each of 20 layers rounds its input, its weights, its sums and what the norm gives: 80 independent roundings,
+    // whose relative errors add up in the mean square.
+    const double error = ((rounded - exact).norm() / exact.norm()).item<double>();
+    EXPECT_GT(error, 0.0) << name;
+    EXPECT_LT(error, std::sqrt(80.0) * kBfloat16Rounding) << name;
+
+    auto* const stage = network.module().named_children()["layer2"]->as<torch::nn::SequentialImpl>();
+    at::autocast::set_autocast_enabled(torch::kCPU, true);
+    const torch::Tensor y = stage->forward(torch::ones({2, 16, 8, 8}, torch::kBFloat16));
+    at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(torch::kCPU, false);
+    EXPECT_EQ(y.scalar_type(), torch::kBFloat16) << name;
+  }
 }
 
 }  // namespace

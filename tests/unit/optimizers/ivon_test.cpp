@@ -211,6 +211,73 @@ TEST(Ivon, ScalesStayFiniteWhateverTheHessianEstimateIs) {
   }
 }
 
+/// Eight weights under a prior with a mean and a scale for each, at rest there; no likelihood.
+struct Informed {
+  explicit Informed(const Objective& chosen, bool given = true) : objective(chosen) {
+    tensors->emplace("tensor0", InformedTensor{torch::zeros({8}, torch::kFloat64), prior_scales, {}});
+    PosteriorPlan plan = test::plan_over({{.offset = 0, .count = 8}}, 64);
+    plan.priors[0] = InformedPrior{tensors, kInflate, "checkpoint:x"};
+    posterior.emplace(std::move(plan), torch::zeros({64}, torch::kFloat64), 0.2, 1);
+    posterior->raw_scale().narrow(0, 0, 8).copy_(torch::log(torch::expm1(prior_scales)));
+    OptimizerOptions options{.rule = kernels::Rule::ivon, .learning_rate = 0.0, .beta2 = 0.9, .objective = objective};
+    if (given) options.given_scales = {0};
+    optimizer.emplace(*posterior, options);
+  }
+  torch::Tensor scales() { return posterior->scales().narrow(0, 0, 8); }
+  torch::Tensor hessian() const { return optimizer->state()[1].second.narrow(0, 0, 8); }
+  /// The prior's gradient as complexity terms add it to the likelihood's: E[-log p] has the slope scale / variance.
+  void step(std::int64_t number, double likelihood_hessian) {
+    const Objective::Weights weights = objective.weights(number);
+    const double weight = weights.cross_entropy / kExamples;
+    GradientSum sums;
+    sums.slots = {torch::zeros({8}, torch::kFloat64)};
+    sums.scaled = torch::zeros({64}, torch::kFloat64);
+    sums.scaled.narrow(0, 0, 8).copy_(scales() * (likelihood_hessian + weight / (kInflate * prior_scales).square()));
+    optimizer->step(sums, {.number = number, .weights = weights, .dataset_size = kExamples, .next_draw = std::nullopt});
+  }
+
+  static constexpr double kInflate = 2.0;
+  Objective objective;
+  torch::Tensor prior_scales = torch::logspace(-2, 0, 8, 10, torch::kFloat64);
+  std::shared_ptr<std::map<std::string, InformedTensor>> tensors =
+      std::make_shared<std::map<std::string, InformedTensor>>();
+  std::optional<Posterior> posterior;
+  std::optional<Optimizer> optimizer;
+};
+
+TEST(Ivon, StartsAtTheScalesThatAPriorOrAFileGave) {
+  Informed informed({.dataset_size = kExamples});
+  EXPECT_TRUE(torch::allclose(informed.scales(), informed.prior_scales, 1e-12, 0.0));
+  // 1 / (N s^2) less the weight decay 1 / (N (k s)^2)
+  const torch::Tensor expected = 0.75 / (kExamples * informed.prior_scales.square());
+  EXPECT_TRUE(torch::allclose(informed.hessian(), expected, 1e-12, 0.0));
+  Informed usual({.dataset_size = kExamples}, false);
+  EXPECT_TRUE(torch::equal(usual.hessian(), torch::full({8}, 0.1, torch::kFloat64)));
+}
+
+TEST(Ivon, FollowsTheWeightDecayOfEachWeightThroughTheWarmUp) {
+  Informed informed({.dataset_size = kExamples, .warmup_steps = 4});
+  torch::Tensor hessian = informed.hessian().clone();
+  // With the weight decay of the first step the precision is that of the given scales.
+  const torch::Tensor first = 0.25 / (kExamples * (Informed::kInflate * informed.prior_scales).square());
+  EXPECT_TRUE(torch::allclose(hessian + first, 1.0 / (kExamples * informed.prior_scales.square()), 1e-12, 0.0));
+  for (std::int64_t t = 0; t < 8; ++t) {
+    const double weight = std::min((static_cast<double>(t) + 1.0) / 4.0, 1.0) / kExamples;
+    const torch::Tensor decay = weight / (Informed::kInflate * informed.prior_scales).square();
+    hessian = 0.9 * hessian + 0.1 * 0.3 + 0.5 * (0.1 * (hessian - 0.3)).square() / (hessian + decay);
+    informed.step(t, 0.3);
+    EXPECT_TRUE(torch::allclose(informed.hessian(), hessian, 1e-9, 0.0)) << t;
+    EXPECT_TRUE(torch::allclose(informed.scales(), (weight / (hessian + decay)).sqrt(), 1e-9, 0.0)) << t;
+  }
+}
+
+TEST(Ivon, RefusesPriorsThatAreNotGaussian) {
+  PosteriorPlan plan = test::plan_over({{.offset = 0, .count = 8}}, 64);
+  plan.priors[0] = StudentTPrior{};
+  Posterior posterior(std::move(plan), torch::zeros({64}, torch::kFloat64), 0.2, 1);
+  EXPECT_THROW(Optimizer(posterior, {.rule = kernels::Rule::ivon}), UserError);
+}
+
 TEST(Ivon, RefusesWhatItCannotDo) {
   EXPECT_THROW(Pair({.clip_norm = 1.0}), UserError);
   EXPECT_THROW(Pair({.clip_norm = {}, .hess_init = 0.0}), UserError);

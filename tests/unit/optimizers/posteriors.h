@@ -8,9 +8,8 @@
 
 namespace credence::test {
 
-/// Mean-field and point tensors, one a segment, over an arena of `values`.
-inline Posterior posterior_over(const std::vector<kernels::Segment>& segments, const torch::Tensor& values,
-                                double initial_scale = 0.2) {
+/// Mean-field and point tensors under normal priors, one a segment.
+inline PosteriorPlan plan_over(const std::vector<kernels::Segment>& segments, std::int64_t elements) {
   PosteriorPlan plan;
   for (const kernels::Segment& segment : segments) {
     Slot slot;
@@ -22,10 +21,15 @@ inline Posterior posterior_over(const std::vector<kernels::Segment>& segments, c
     plan.families.push_back({segment.gaussian ? Family::Kind::mean_field : Family::Kind::point, 0.0});
     plan.priors.emplace_back(NormalPrior{segment.prior_scale});
   }
-  plan.layout.elements = plan.network_elements = values.numel();
+  plan.layout.elements = plan.network_elements = elements;
   plan.network_slots = static_cast<int>(segments.size());
   plan.segments = segments;
-  return {std::move(plan), values, initial_scale, 1};
+  return plan;
+}
+
+inline Posterior posterior_over(const std::vector<kernels::Segment>& segments, const torch::Tensor& values,
+                                double initial_scale = 0.2) {
+  return {plan_over(segments, values.numel()), values, initial_scale, 1};
 }
 
 }  // namespace credence::test

@@ -1,6 +1,7 @@
 // Posteriors made of what training leaves: iterates, curvature, weights that are not needed.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "credence/base/errors.h"
@@ -64,6 +65,12 @@ double largest(const torch::Tensor& difference) {
   return difference.abs().max().item<double>();
 }
 
+/// The element that the factors' noise begins at: where the deviations of the first tensor do.
+std::int64_t first_factor(const Posterior& posterior) {
+  const auto& kept = posterior.plan().kept.slots;
+  return std::find_if(kept.begin(), kept.end(), [](const Slot& slot) { return slot.array == "deviations"; })->offset;
+}
+
 TEST(Swag, DrawsFromMomentsAndLastDeviationsOfTheIterates) {
   constexpr int kCollected = 5;
   constexpr int kRank = 3;
@@ -84,12 +91,13 @@ TEST(Swag, DrawsFromMomentsAndLastDeviationsOfTheIterates) {
   posterior.draw(noise);
   torch::Tensor expected = average + (variance / 2.0).sqrt() * normals(posterior, noise);
   NoiseStream common = noise;
-  common.purpose = Purpose::structure;
+  common.purpose = Purpose::factors;
   common.step = 0xffffffffU;
+  const std::int64_t first = first_factor(posterior);
   for (int i = kCollected - kRank; i < kCollected; ++i) {  // iterate i lies in place i mod K
     const torch::Tensor deviation = iterates[static_cast<std::size_t>(i)] - all.narrow(0, 0, i + 1).mean(0);
-    expected +=
-        deviation * static_cast<double>(kernels::standard_normal(common, i % kRank)) / std::sqrt(2.0 * (kRank - 1));
+    expected += deviation * static_cast<double>(kernels::standard_normal(common, first + i % kRank)) /
+                std::sqrt(2.0 * (kRank - 1));
   }
   EXPECT_LT(largest(both(posterior, posterior.weights()) - expected), 1e-13);
 }
@@ -106,12 +114,13 @@ TEST(Swag, HasTheRankOfItsIteratesWhileTheseAreFew) {
   // The first deviation is zero and the second half the difference: with the diagonal, a variance of d^2 / 4 in all.
   const torch::Tensor half = (both(posterior, iterate(1)) - both(posterior, iterate(0))) / 2.0;
   NoiseStream common = prediction(0);
-  common.purpose = Purpose::structure;
+  common.purpose = Purpose::factors;
   common.step = 0xffffffffU;
-  const torch::Tensor expected = both(posterior, iterate(0)) + half +
-                                 (half.abs() * normals(posterior, prediction(0)) +
-                                  half * static_cast<double>(kernels::standard_normal(common, 1))) /
-                                     std::sqrt(2.0);
+  const torch::Tensor expected =
+      both(posterior, iterate(0)) + half +
+      (half.abs() * normals(posterior, prediction(0)) +
+       half * static_cast<double>(kernels::standard_normal(common, first_factor(posterior) + 1))) /
+          std::sqrt(2.0);
   EXPECT_LT(largest(both(posterior, posterior.weights()) - expected), 1e-14);
   posterior.collect(true);
   EXPECT_EQ(posterior.collected(), 1);

@@ -254,6 +254,10 @@ TEST(LatentVariables, HaveTheirOwnFamiliesAndPriors) {
   EXPECT_EQ(planned.families[2].kind, Family::Kind::mean_field);
   EXPECT_TRUE(std::holds_alternative<HierarchicalPrior>(planned.priors[2]));
   EXPECT_EQ(planned.families[3].kind, Family::Kind::categorical);
+  EXPECT_TRUE(std::holds_alternative<HierarchicalPrior>(
+      plan_posterior(latent_layout(), parse_families({"low-rank:2"}), parse_priors({"normal:1"})).priors[2]));
+  EXPECT_THAT(describe_bound(plan_posterior(latent_layout(), parse_families({"point"}), parse_priors({"normal:1"}))),
+              HasSubstr("+ KL(q(depth) || p(depth))"));
   const PosteriorPlan ruled = plan_posterior(latent_layout(), parse_families({"mean-field", "encoder=mean-field"}),
                                              parse_priors({"normal:1", "deviation=normal:0.1"}));
   EXPECT_EQ(ruled.families[1].kind, Family::Kind::mean_field);

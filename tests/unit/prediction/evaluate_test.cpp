@@ -398,8 +398,10 @@ TEST(SurfaceOfTwoInputs, IsTheModelOverTheWidenedRange) {
   const auto communicator = self();
   Model model("linear", "bernoulli", source.spec());
   const int draws = 5;
-  const Evaluation result = evaluate(model.parts(source, *communicator), {.samples = draws, .seed = 2});
+  const Evaluation result =
+      evaluate(model.parts(source, *communicator), {.samples = draws, .seed = 2, .surface = true});
   ASSERT_TRUE(result.surface);
+  EXPECT_FALSE(evaluate(model.parts(source, *communicator), {.samples = 1}).surface) << "only where asked for";
   const Surface& surface = *result.surface;
   const Batch batch = whole(source);
   float low = batch.inputs[0], high = batch.inputs[0];

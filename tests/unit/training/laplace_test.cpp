@@ -37,10 +37,10 @@ struct Regression {
     posterior.view(posterior.mean(), 1).copy_(exact.mean.narrow(0, kInputs, 1));
   }
 
-  std::map<std::string, double> fit(bool fit_precision, int parts = 1) {
+  std::map<std::string, double> fit(bool fit_precision, int parts = 1, double prior_weight = 1.0) {
     const auto communicator = make_self_communicator();
     return fit_laplace({problem.network, problem.posterior, problem.likelihood, *source, *communicator},
-                       {.fit_precision = fit_precision, .parts = parts});
+                       {.prior_weight = prior_weight, .fit_precision = fit_precision, .parts = parts});
   }
 
   Problem problem;
@@ -78,6 +78,15 @@ TEST(LaplaceOfLinearRegression, DiagonalIsThatOfTheExactPrecision) {
   EXPECT_LT((precision - regression.exact.precision.diagonal()).abs().max().item<double>(), 1e-11);
   // Leaving the correlations out makes the determinant larger (Hadamard's inequality), by a known factor.
   EXPECT_NEAR(numbers.at("log_evidence"), regression.exact.best_elbo, 1e-10);
+}
+
+TEST(LaplaceOfLinearRegression, WeighsThePriorAsTheObjectiveDoes) {
+  Regression regression("laplace", test::waves({kExamples, kInputs}, 0.9));
+  regression.fit(false, 1, 3.0);
+  const Posterior& posterior = regression.problem.posterior;
+  const torch::Tensor precision = torch::cat({posterior.kept_view(0).flatten(), posterior.kept_view(1)});
+  // Under N(0, 1) times 3: two more than with the prior itself.
+  EXPECT_LT((precision - regression.exact.precision.diagonal() - 2.0).abs().max().item<double>(), 1e-11);
 }
 
 TEST(LaplaceOfLinearRegression, DiagonalEvidenceIsExactForOrthogonalInputs) {

@@ -55,7 +55,19 @@ TEST(Ini, RoundTrip) {
   EXPECT_TRUE(again.given("batch"));
   // What a checkpoint records does not depend on the machine.
   const std::string recorded = to_ini(values, false);
-  EXPECT_THAT(recorded, AllOf(Not(HasSubstr("threads")), Not(HasSubstr("timeout")), HasSubstr("lr = 0.01")));
+  EXPECT_THAT(recorded, AllOf(Not(HasSubstr("threads")), Not(HasSubstr("timeout")), Not(HasSubstr("stop-after")),
+                              HasSubstr("lr = 0.01"), HasSubstr("keep = 3")));
+}
+
+TEST(Options, NumbersOutOfRangeAreNamed) {
+  EXPECT_NO_THROW(require_in_range(values_of("keep = 2\nlr-warmup = 0\nswag-every =\nlr = fast\n")));
+  EXPECT_THAT([] { require_in_range(values_of("lr-warmup = -5\n")); },
+              ThrowsMessage<UserError>(AllOf(HasSubstr("--lr-warmup"), HasSubstr("0"), HasSubstr("-5"))));
+  for (const char* outside : {"keep = 1", "max-bad-records = -1", "stop-after = -3", "stop-after = 1.5",
+                              "steps = 4294967296", "swag-start = 1", "momentum = 5", "temperature = -1",
+                              "initial-scale = 1e40", "timeout-seconds = 0", "shards = 4294967297"}) {
+    EXPECT_THROW(require_in_range(values_of(outside)), UserError) << outside;
+  }
 }
 
 TEST(Ini, CommentsSpacesAndSections) {
@@ -112,6 +124,21 @@ TEST(Resume, NamesEveryIdentityOptionThatDiffers) {
       EXPECT_NO_THROW(merge_for_resume(values_of(kRecorded), values_of(other))) << option.name;
     }
   }
+}
+
+TEST(Resume, ChangedOptionsAreFoundFromEitherSide) {
+  const OptionValues a = values_of("lr = 5e-3\nimage-size = 64\nkeep = 3\nthreads = 1\nepochs = 3\n");
+  const OptionValues b = values_of("lr = 0.005\nkeep = 9\nthreads = 2\nepochs = 4\n");
+  EXPECT_THAT(changed_options(a, b), ElementsAre("image-size"));
+  EXPECT_THAT(changed_options(b, a), ElementsAre("image-size"));
+  EXPECT_THAT(changed_options(a, a), ElementsAre());
+}
+
+TEST(Resume, SettingsKeepTheirRecordedValuesAndMayChange) {
+  const OptionValues recorded = from_ini(to_ini(values_of("keep = 50\ncheckpoint-every = 7\n"), false), "here");
+  const OptionValues merged = merge_for_resume(recorded, values_of("checkpoint-every = 9\n"));
+  EXPECT_EQ(merged.integer("keep"), 50);
+  EXPECT_EQ(merged.integer("checkpoint-every"), 9);
 }
 
 TEST(Resume, HorizonAndMachineMayChange) {
