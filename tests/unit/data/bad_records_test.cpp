@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <exception>
+#include <functional>
 
 #include "credence/base/errors.h"
 #include "credence/base/file_io.h"
@@ -177,15 +179,29 @@ class NoDescriptorLeft {
   rlimit before_{};
 };
 
-TEST_F(BadRecords, NoneIsBadWhereTheMachineFails) {
-  const auto source = open();
+/// Does the work with no descriptor left, and gives back what it then throws: what looks at it may need some again.
+std::function<void()> without_descriptors(const std::function<void()>& work) {
+  std::exception_ptr thrown;
   {
     const NoDescriptorLeft none;
-    EXPECT_THAT([&] { leave_out_bad_records(*source, kImages, 1, *communicator_); },
-                ThrowsMessage<StorageError>(AllOf(HasSubstr(".JPEG"), HasSubstr("Too many open files"))));
-    EXPECT_THAT([&] { test::whole(*source); }, ThrowsMessage<StorageError>(HasSubstr("Too many open files")));
-    EXPECT_THROW(open(), StorageError) << "the folders cannot be listed";
+    try {
+      work();
+    } catch (...) {
+      thrown = std::current_exception();
+    }
   }
+  return [thrown] {
+    if (thrown) std::rethrow_exception(thrown);
+  };
+}
+
+TEST_F(BadRecords, NoneIsBadWhereTheMachineFails) {
+  const auto source = open();
+  EXPECT_THAT(without_descriptors([&] { leave_out_bad_records(*source, kImages, 1, *communicator_); }),
+              ThrowsMessage<StorageError>(AllOf(HasSubstr(".JPEG"), HasSubstr("Too many open files"))));
+  EXPECT_THAT(without_descriptors([&] { test::whole(*source); }),
+              ThrowsMessage<StorageError>(HasSubstr("Too many open files")));
+  EXPECT_THROW(without_descriptors([&] { open(); })(), StorageError) << "the folders cannot be listed";
   EXPECT_EQ(test::whole(*source).size, kImages);
 }
 
