@@ -41,9 +41,11 @@ if(LibTorch_ROOT_DIR)
     list(APPEND LibTorch_LIBRARIES ${LibTorch_${_name}_LIBRARY})
     list(APPEND _libtorch_required LibTorch_${_name}_LIBRARY)
   endforeach()
-  set(LibTorch_INCLUDE_DIRS ${LibTorch_ROOT_DIR}/include ${LibTorch_ROOT_DIR}/include/torch/csrc/api/include)
-  file(GLOB _libtorch_version_files ${LibTorch_ROOT_DIR}/include/torch/headeronly/version.h
-    ${LibTorch_ROOT_DIR}/include/torch/csrc/api/include/torch/version.h)
+  # Resolved, because launchers/setup keeps one copy of the headers for its CPU and its GPU tree.
+  get_filename_component(_libtorch_include ${LibTorch_ROOT_DIR}/include REALPATH)
+  set(LibTorch_INCLUDE_DIRS ${_libtorch_include} ${_libtorch_include}/torch/csrc/api/include)
+  file(GLOB _libtorch_version_files ${_libtorch_include}/torch/headeronly/version.h
+    ${_libtorch_include}/torch/csrc/api/include/torch/version.h)
   set(LibTorch_VERSION "")
   foreach(_file IN LISTS _libtorch_version_files)
     file(STRINGS ${_file} _lines REGEX "#define TORCH_VERSION_(MAJOR|MINOR|PATCH) [0-9]+")
