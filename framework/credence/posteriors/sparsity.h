@@ -24,8 +24,8 @@ struct Sparsity {
 };
 Sparsity measure_sparsity(const Posterior& posterior);
 
-/// The same, and the pruned weights are zero in the means from now on, and in all draws (of sparse to within the
-/// smallest positive scale).
+/// The same, and the pruned weights are zero in the means from now on, and in all draws (of sparse to within
+/// a scale of 1e-15).
 Sparsity prune(Posterior& posterior);
 
 }  // namespace credence
