@@ -263,11 +263,13 @@ int run_evaluate(const CommandContext& context) {
   if (refresh) metrics["norm_statistics"] = "refresh";
   metrics["draws"] = model.posterior->linearized() ? "linearized" : "sampled";
   options.keep_probabilities = options.surface = false;
-  if (!measure_sparsity(*model.posterior).tensors.empty()) metrics["pruned"] = evaluate_pruned(parts, options);
   if (!corruptions.empty()) {
-    options.checks.clear();
-    add_corrupted(corruptions, {parts, options, reading_threads}, metrics);
+    EvaluationOptions unchecked = options;
+    unchecked.checks.clear();
+    add_corrupted(corruptions, {parts, unchecked, reading_threads}, metrics);
   }
+  // Last, as it prunes the posterior.
+  if (!measure_sparsity(*model.posterior).tensors.empty()) metrics["pruned"] = evaluate_pruned(parts, options);
   metrics["bad_records"] = bad_records;
   metrics["step"] = loaded->checkpoint.integer("step");
   if (line.has("json")) {

@@ -222,9 +222,11 @@ void require_fit(const TensorFile& file, const Network& network,
 void inform_priors(TensorRules<Prior>& rules, const TensorRules<Family>& families, const Weights& weights,
                    const ModelOrigin& from) {
   std::vector<Prior*> priors = {&rules.fallback};
-  // As plan_posterior() has it: without a rule of their own, norm layers and the like have no prior.
+  // As plan_posterior() has it: without a rule of their own, norm layers and the like have no prior, and a latent
+  // variable of the network has the network's.
   const auto is_left_out = [&](const Prior* rule, const Slot& slot) {
-    return rule == nullptr && slot.point_by_default() && families.exception_for(slot.name) == nullptr;
+    return rule == nullptr && (!slot.categorical_log_prior.empty() ||
+                               (slot.point_by_default() && families.exception_for(slot.name) == nullptr));
   };
   for (auto& [expression, prior] : rules.exceptions) priors.push_back(&prior);
   for (Prior* const prior : priors) {

@@ -146,6 +146,15 @@ class Commands(RunTest):
         self.assertIn("contrast", self.succeed(*corrupt).stdout)
         self.assert_refused(run(*evaluate, "--corrupt", "contrasts"), 2, "contrast")
 
+    def test_corrupted_images_are_not_of_the_pruned_posterior(self):
+        # Scales far above the weights: pruning leaves nothing, so the entropy over ten classes is the largest there is.
+        self.succeed("train", "--network", "mlp:8", "--posterior", "sparse", "--initial-scale", "0.5", "--lr", "0", "--steps", 1,
+                     "--progress", "none", "--out", self.folder)
+        metrics = self.succeed("evaluate", "--checkpoint", self.folder, "--samples", 2, "--corrupt", "noise:1", "--json").json
+        self.assertAlmostEqual(metrics["pruned"]["entropy"], math.log(10), delta=1e-3)
+        self.assertLess(metrics["entropy"], 1.5)
+        self.assertLess(abs(metrics["corrupted"][0]["entropy"] - metrics["entropy"]), 0.2)
+
     def test_checkpoint_as_h5py_sees_it(self):
         self.succeed("train", *MOONS, "--steps", 30, "--progress", "none", "--out", self.folder, ranks=2)
         with h5py.File(checkpoints(self.folder)[-1]) as file:

@@ -127,6 +127,36 @@ class Latent(RunTest):
             self.assertEqual(deviation["mean"].shape, (1, 8, GROUPS))
             self.assertIn("prior_location", deviation)
 
+    def test_an_earlier_posterior_of_groups_or_of_a_depth_is_a_prior(self):
+        groups = ["--data", f"csv:{self.groups}", "--network", f"hierarchical-groups:{GROUPS},8", "--likelihood", "bernoulli"]
+        depth = [*LABELS, "--network", "adaptive-depth:3,width=8"]
+        for name, common, tensor in (("groups", groups, "fc2.deviation.weight"), ("depth", depth, "head3.weight")):
+            with self.subTest(network=name):
+                first, second = self.folder / name, self.folder / f"{name}-next"
+                quiet = ["--progress", "none"]
+                self.succeed("train", *common, "--steps", 20, *quiet, "--out", first)
+                earlier = checkpoints(first)[-1]
+                again = ["train", *common, "--prior", f"checkpoint:{earlier}", "--lr", "0", "--steps", 4, *quiet, "--out", second]
+                self.assertEqual(run(*again, "--stop-after", 2).code, 75)
+                self.succeed(*again)
+                with h5py.File(earlier) as before, h5py.File(checkpoints(second)[-1]) as after:
+                    self.assertTrue(after[f"posterior/{tensor}"].attrs["prior"].startswith("checkpoint:"))
+                    np.testing.assert_array_equal(after[f"prior/{tensor}/mean"][()], before[f"posterior/{tensor}/mean"][()])
+                    self.assertLess(abs(after["history/kl"][0]), 1e-3)  # q is the prior; the depth starts at the network's
+                self.succeed("evaluate", "--checkpoint", second)
+
+    def test_the_kl_of_a_depth_beside_point_estimates(self):
+        self.succeed("train", *LABELS, "--network", "adaptive-depth:3,width=8", "--posterior", "point", "--steps", 40, "--lr",
+                     "0.05", "--progress", "none", "--out", self.folder / "point")
+        described = self.succeed("inspect", checkpoints(self.folder / "point")[-1], "--json").json["posterior"]
+        elbo = self.succeed("evaluate", "--checkpoint", self.folder / "point", "--elbo", "--json").json["elbo"]
+        self.assertGreater(elbo["kl"], 0.0)
+        self.assertAlmostEqual(elbo["kl"], described["depth_logits"]["kl"], delta=1e-9)
+        self.assertNotIn("elbo", elbo)
+        with h5py.File(checkpoints(self.folder / "point")[-1]) as file:
+            self.assertTrue(np.isfinite(file["history/kl"][()]).all())
+            self.assertTrue(np.isnan(file["history/elbo"][()]).all())
+
     def test_noise_on_the_activations_of_a_decoder(self):
         self.check("--data", "moons", "--network", "vae:1,10", "--batch", 64, "--estimator", "flipout", evaluate=("--samples", 2))
 
@@ -146,6 +176,8 @@ class Latent(RunTest):
         refused(2, ["depth_logits", "leave it out"], *LABELS, "--network", "adaptive-depth:3", "--posterior", "depth=point")
         refused(2, ["this network has none", "reparam"], "--data", f"csv:{self.groups}", "--network", "hierarchical-groups:3,8",
                 "--estimator", "flipout")
+        refused(2, ["fc2.deviation.weight", "give both"], "--data", f"csv:{self.groups}", "--network", "hierarchical-groups:3,8",
+                "--posterior", "dropconnect:0.2", "--posterior", "deviation=mean-field")
         refused(65, ["group is 2", "0 to 1"], "--data", f"csv:{self.groups}", "--network", "hierarchical-groups:2,8")
         self.succeed("train", "--data", "moons", "--network", "vae:1,4", "--steps", 2, "--progress", "none", "--out",
                      self.folder / "vae")

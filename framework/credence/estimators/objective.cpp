@@ -56,7 +56,7 @@ ObjectiveValue evaluate_objective(const Objective& objective, const Objective::W
                           : !segment.gaussian ? nan
                           : known             ? kl_nats(segment, sums.kernels[i])
                                               : -entropy_nats(segment, sums.kernels[i]));
-    random = random || segment.gaussian;
+    random = random || segment.gaussian || categorical;
   }
   for (const TermNats& term : sums.terms) {
     cross_entropy += term.cross_entropy;

@@ -27,6 +27,11 @@ bool is_none(const Prior& prior) {
   return std::holds_alternative<NoPrior>(prior);
 }
 
+/// Whether draws are the mean times noise.
+bool is_multiplicative(const Family& family) {
+  return family.kind == dropout || family.kind == dropconnect || family.kind == gaussian_dropout;
+}
+
 /// Whether single weights are Gaussian, so that E_q[-log p(w)] follows from means and standard deviations.
 bool has_marginal_scales(const Family& family) {
   return family.gaussian() && family.kind != spike_slab;
@@ -52,7 +57,7 @@ void require_prior_of_family(const Slot& slot, const Family& family, const Prior
       "{} is a point estimate and has the prior {}, whose density is infinite at zero, where the estimate would end; "
       "use the posterior mean-field, or another prior",
       slot.name, describe(prior));
-  if (family.kind == dropout || family.kind == dropconnect || family.kind == gaussian_dropout) {
+  if (is_multiplicative(family)) {
     require(treatment(prior) == PriorTreatment::kernels || log_uniform,
             "{} has the posterior {}, whose surrogate is weight decay: its prior must be normal:STDDEV, normal:fan-in "
             "or none, not {}",
@@ -187,6 +192,24 @@ bool in_last_layer(const Layout& network, const Slot& slot) {
   return last != network.slots.rend() && layer_of(*last) == layer_of(slot);
 }
 
+/// Noise that multiplies weights multiplies what groups add to them, too: the network uses the sum.
+void require_noise_on_sums(const PosteriorPlan& plan) {
+  for (std::size_t i = 0; i < plan.families.size(); ++i) {
+    const Slot& slot = plan.layout.slots[i];
+    if (!slot.is_deviation) continue;
+    const std::string shared = shared_name(slot);
+    for (std::size_t j = 0; j < plan.families.size(); ++j) {
+      const Family& own = plan.families[i];
+      const Family& other = plan.families[j];
+      if (plan.layout.slots[j].name != shared || own == other) continue;
+      require(!is_multiplicative(own) && !is_multiplicative(other),
+              "{} has the posterior {}, and {}, to which groups add it, has {}: the network uses the sum, so dropout "
+              "takes both or neither; give both the same --posterior",
+              slot.name, describe(own), shared, describe(other));
+    }
+  }
+}
+
 void require_fit_afterwards(const PosteriorPlan& plan) {
   const auto fitted =
       std::find_if(plan.families.begin(), plan.families.end(), [](const Family& f) { return f.afterwards(); });
@@ -270,7 +293,8 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
     }
     Prior prior = prior_rule != nullptr ? *prior_rule : left_to_default || latent ? Prior(NoPrior{}) : priors.fallback;
     const bool prior_given = prior_rule != nullptr || (priors.fallback_given && !left_to_default && !latent);
-    if (slot.is_deviation && prior_rule == nullptr && family.kind != sparse && has_marginal_scales(family)) {
+    if (slot.is_deviation && prior_rule == nullptr && family.kind != sparse && has_marginal_scales(family) &&
+        !std::holds_alternative<InformedPrior>(prior)) {
       prior = HierarchicalPrior{};
     }
     if (family.kind == sparse) {
@@ -287,6 +311,7 @@ PosteriorPlan plan_posterior(const Layout& network, const TensorRules<Family>& f
     plan.families.push_back(family);
     plan.priors.push_back(std::move(prior));
   }
+  require_noise_on_sums(plan);
   require_fit_afterwards(plan);
   for (int slot = 0; slot < plan.network_slots; ++slot) {
     const auto index = static_cast<std::size_t>(slot);

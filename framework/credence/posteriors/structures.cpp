@@ -23,9 +23,7 @@ class MultiplicativeNoise final : public Structure {
  public:
   MultiplicativeNoise(const PosteriorPlan& plan, std::vector<int> slots, Family family)
       : Structure(std::move(slots)), family_(family) {
-    for (const int slot : this->slots()) {
-      mask_of_[slot] = family.kind == Family::Kind::dropout ? slot_of_shared(plan, slot) : slot;
-    }
+    for (const int slot : this->slots()) noise_of_[slot] = slot_of_shared(plan, slot);
   }
 
   void draw(Posterior& posterior, const kernels::NoiseStream& noise) override {
@@ -45,27 +43,29 @@ class MultiplicativeNoise final : public Structure {
     return static_cast<int>(shared - all.begin());
   }
 
-  /// Mean one; dropped: zero, kept: 1 / (1 - p).
+  /// Mean one; dropped: zero, kept: 1 / (1 - p). Broadcasts over the slot's shape.
   torch::Tensor factor(Posterior& posterior, int slot, const kernels::NoiseStream& noise) const {
-    const torch::Tensor eps = posterior.normals(mask_of_.at(slot), beside(noise));
+    const torch::Tensor eps = posterior.normals(noise_of_.at(slot), beside(noise));
     const double p = family_.number;
-    if (family_.kind == Family::Kind::gaussian_dropout) return 1.0 + eps * std::sqrt(p / (1.0 - p));
-    const auto axes = slot_of(posterior.plan(), slot).shape.size();
-    const torch::Tensor deciding = family_.kind == Family::Kind::dropout ? first_of_units(eps, axes) : eps;
+    const auto axes = static_cast<std::int64_t>(slot_of(posterior.plan(), slot).shape.size());
+    const torch::Tensor deciding = family_.kind == Family::Kind::dropout ? first_of_units(eps, axes)
+                                   : eps.dim() < axes                    ? eps.unsqueeze(-1)  // of all groups
+                                                                         : eps;
+    if (family_.kind == Family::Kind::gaussian_dropout) return 1.0 + deciding * std::sqrt(p / (1.0 - p));
     return deciding.gt(normal_quantile(p)).to(eps.scalar_type()).div_(1.0 - p);
   }
 
   /// One number for each input unit, [1, units, 1...] of so many axes, of noise in the shape of the weights.
-  static torch::Tensor first_of_units(const torch::Tensor& eps, std::size_t axes) {
+  static torch::Tensor first_of_units(const torch::Tensor& eps, std::int64_t axes) {
     torch::Tensor units = eps.select(0, 0);  // [units, ...]
     while (units.dim() > 1) units = units.select(1, 0);
-    std::vector<std::int64_t> shape(axes, 1);
+    std::vector<std::int64_t> shape(static_cast<std::size_t>(axes), 1);
     shape[1] = units.numel();
     return units.reshape(shape);
   }
 
   Family family_;
-  std::map<int, int> mask_of_;  // whose noise decides
+  std::map<int, int> noise_of_;  // the slot whose noise it takes: of deviations that which they are added to
 };
 
 class SpikeSlab final : public Structure {

@@ -22,8 +22,8 @@ std::string shared_name(const Slot& slot);
 // The families beyond independent Gaussians and point estimates. `slots` are the network's, of one family and number.
 
 /// dropout:P, dropconnect:P, gaussian-dropout:P: weights = mean times noise of mean one, so that the arena's mean is
-/// the mean of the weights. dropout: one mask for each input unit of a layer, the tensor's second axis; deviations of
-/// groups take that of the tensor that they are added to.
+/// the mean of the weights. dropout: one mask for each input unit of a layer, the tensor's second axis. Deviations of
+/// groups take the noise of the tensor that they are added to, so that it multiplies the sum.
 std::unique_ptr<Structure> make_multiplicative_noise(PosteriorPlan& plan, std::vector<int> slots);
 
 /// Each weight is zero with probability 1 - sigmoid(inclusion_logit), else Gaussian. Gradients of the logits by the

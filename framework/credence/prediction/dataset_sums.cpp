@@ -160,9 +160,9 @@ ClassPredictions PredictionSums::class_predictions(int draws, int ece_bins, bool
   column(entropy, result.entropy);
   column(mutual_information, result.mutual_information);
   column(label_rank, result.label_rank);
-  result.classwise_ece = classwise.error(communicator);
   check_finite(result.entropy, 1, "the predictive entropy");
   check_finite(result.log_likelihood, 1, "the log likelihood");
+  result.classwise_ece = classwise.error(communicator);
   if (keep_probabilities) {
     const std::int64_t width = result.classes;
     result.probabilities = collect(communicator, width, [&](std::int64_t i) {

@@ -13,8 +13,8 @@ namespace credence {
 /// The ELBO of a dataset by weight draws, nats for the whole dataset.
 struct ElboEstimate {
   double expected_log_likelihood = 0.0;  // mean over draws of the dataset's sum
-  std::optional<double> standard_error;  // of that mean, and so of the ELBO; none for a single draw
-  std::optional<double> kl;              // closed form, over Gaussian tensors; none where there are none
+  std::optional<double> standard_error;  // of the ELBO, whose terms are means over draws; none for one of each member
+  std::optional<double> kl;              // over tensors that have a distribution; none where none has
   std::optional<double> elbo;            // expected_log_likelihood - kl
 };
 

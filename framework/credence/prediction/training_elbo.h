@@ -21,11 +21,13 @@ class TrainingElbo {
   std::optional<ElboEstimate> estimate() const;
 
  private:
+  std::optional<double> standard_error(const std::vector<double>& totals) const;
+
   const EvaluationParts& parts_;
   int draws_;
   std::optional<LikelihoodTotals> totals_;
-  int charged_ = 0;                 // draws
-  std::vector<double> prior_nats_;  // mean over draws
+  std::vector<double> prior_of_draw_;  // nats, of all tensors together
+  std::vector<double> prior_nats_;     // of each tensor, mean over draws
 };
 
 }  // namespace credence

@@ -216,6 +216,27 @@ TEST(SpikeSlab, DrawsZerosAtTheInclusionProbabilityAndItsMeanIsTheMean) {
   EXPECT_NEAR(value.kl_of[0], n * (0.3 * slab + bernoulli), 1e-6 * n);
 }
 
+TEST(Categorical, HasItsKlBesidePointEstimates) {
+  Layout layout;
+  for (const char* name : {"fc.weight", "depth_logits"}) {
+    Slot slot;
+    slot.name = name;
+    slot.shape = {2};
+    slot.count = 2;
+    slot.offset = layout.elements;
+    layout.elements += kernels::kNoiseGroup;
+    layout.slots.push_back(slot);
+  }
+  layout.slots[1].categorical_log_prior = {std::log(0.5), std::log(0.5)};
+  torch::Tensor values = torch::zeros({layout.elements}, torch::kFloat64);
+  values[kernels::kNoiseGroup] = std::log(3.0);
+  Posterior p(plan_posterior(layout, parse_families({"point"}), parse_priors({"normal:1"})), values, 0.1, 1);
+  const ObjectiveValue value = evaluate_objective({}, {}, 0.0, p.plan(), measure_complexity(p, {}));
+  EXPECT_NEAR(value.kl, 0.75 * std::log(1.5) + 0.25 * std::log(0.5), 1e-14);
+  EXPECT_EQ(value.kl, value.kl_of[1]);
+  EXPECT_TRUE(std::isnan(value.elbo) && std::isnan(value.kl_of[0]));
+}
+
 TEST(Ensemble, MembersAreWhatTheyWouldBeAlone) {
   Problem ensemble({.families = {"point"}, .priors = {"normal:0.8"}, .members = 2});
   const auto communicator = make_self_communicator();

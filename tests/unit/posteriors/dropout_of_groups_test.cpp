@@ -1,5 +1,5 @@
-// Dropout on weights that groups add deviations to: a unit is dropped as a whole.
-#include <gtest/gtest.h>
+// Dropout on weights that groups add deviations to: its noise multiplies the sum, which the network uses.
+#include <gmock/gmock.h>
 
 #include "credence/posteriors/posterior.h"
 
@@ -34,6 +34,9 @@ Layout grouped() {
   return layout;
 }
 
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
 TEST(DropoutOfGroups, DropsUnitsOfSharedWeightsAndDeviationsTogether) {
   constexpr int kMembers = 2;
   const Layout layout = grouped();
@@ -59,6 +62,43 @@ TEST(DropoutOfGroups, DropsUnitsOfSharedWeightsAndDeviationsTogether) {
       }
     }
   }
+}
+
+TEST(DropoutOfGroups, NoiseOfSingleWeightsIsThatOfTheSumInEveryGroup) {
+  const Layout layout = grouped();
+  for (const char* family : {"dropconnect:0.3", "gaussian-dropout:0.3"}) {
+    Posterior posterior(plan_posterior(layout, parse_families({family}), parse_priors({"normal:1"})),
+                        torch::full({layout.elements}, 0.5, torch::kFloat64), 0.1, 1);
+    posterior.draw({.seed = 3});
+    for (const int shared : {0, 1, 4, 5}) {
+      const torch::Tensor factor = posterior.view(posterior.weights(), shared) / 0.5;
+      EXPECT_GT(factor.std().item<double>(), 0.1) << family << shared;
+      const int deviation = shared + 2;
+      const torch::Tensor drawn = posterior.view(posterior.weights(), deviation);
+      EXPECT_TRUE(torch::allclose(drawn, 0.5 * factor.unsqueeze(-1).expand(drawn.sizes()), 1e-15)) << family << shared;
+      // The draw is linear in the mean, so its gradient is the factor.
+      posterior.pull_back(deviation, torch::ones_like(drawn), [&](int slot, const torch::Tensor& gradient) {
+        EXPECT_EQ(slot, deviation);
+        EXPECT_TRUE(torch::allclose(gradient, drawn / 0.5, 1e-15)) << family << shared;
+      });
+    }
+  }
+}
+
+TEST(DropoutOfGroups, OfOneTermOfTheSumAloneIsRefused) {
+  const auto plan = [](std::vector<std::string> families) {
+    plan_posterior(grouped(), parse_families(families), parse_priors({"normal:1"}));
+  };
+  for (const char* rule : {"fc2[.]deviation=mean-field", "fc2[.]deviation=dropconnect:0.2", "fc2[.]weight=point"}) {
+    EXPECT_THAT(
+        [&] {
+          plan({"dropconnect:0.3", rule});
+        },
+        ThrowsMessage<UserError>(AllOf(HasSubstr("fc2.deviation"), HasSubstr("give both the same --posterior"))))
+        << rule;
+  }
+  plan({"mean-field", "^fc2=dropconnect:0.3"});
+  plan({"point", "deviation=mean-field"});
 }
 
 }  // namespace

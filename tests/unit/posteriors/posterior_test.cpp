@@ -258,6 +258,14 @@ TEST(LatentVariables, HaveTheirOwnFamiliesAndPriors) {
       plan_posterior(latent_layout(), parse_families({"low-rank:2"}), parse_priors({"normal:1"})).priors[2]));
   EXPECT_THAT(describe_bound(plan_posterior(latent_layout(), parse_families({"point"}), parse_priors({"normal:1"}))),
               HasSubstr("+ KL(q(depth) || p(depth))"));
+  // An earlier posterior of the deviations is their prior, as of other weights.
+  const InformedTensor tensor{torch::ones({3}, torch::kFloat64), torch::ones({3}, torch::kFloat64), {}};
+  const std::map<std::string, InformedTensor> tensors = {{"fc.weight", tensor}, {"fc.deviation.weight", tensor}};
+  TensorRules<Prior> earlier = parse_priors({});
+  earlier.fallback =
+      InformedPrior{std::make_shared<const std::map<std::string, InformedTensor>>(tensors), 1.0, "earlier"};
+  EXPECT_TRUE(std::holds_alternative<InformedPrior>(
+      plan_posterior(latent_layout(), parse_families({"mean-field"}), earlier).priors[2]));
   const PosteriorPlan ruled = plan_posterior(latent_layout(), parse_families({"mean-field", "encoder=mean-field"}),
                                              parse_priors({"normal:1", "deviation=normal:0.1"}));
   EXPECT_EQ(ruled.families[1].kind, Family::Kind::mean_field);

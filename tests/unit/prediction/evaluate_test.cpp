@@ -100,6 +100,32 @@ class OneWeight : public testing::Test {
     result_ = evaluate(parts, {.samples = kDraws, .seed = 11, .block = 8});
   }
 
+  ElboEstimate elbo_of(Posterior& posterior, int draws) {
+    EvaluationParts parts{.network = model_.network,
+                          .posterior = posterior,
+                          .likelihood = model_.likelihood,
+                          .source = source_,
+                          .communicator = *communicator_};
+    parts.training = &source_;
+    return evaluate(parts, {.samples = draws, .seed = 11, .block = 8}).elbo.value();
+  }
+
+  /// Of the mean over draws of log likelihood and log p(w), p normal about 0: a quadratic of eps, constant + linear eps
+  /// + quadratic eps^2.
+  double standard_error(double mean, double prior_precision, int draws) const {
+    double xx = 0.0, xy = 0.0;
+    for (std::size_t i = 0; i < data_.inputs.size(); ++i) {
+      xx += std::pow(data_.inputs[i], 2);
+      xy += static_cast<double>(data_.inputs[i]) * data_.targets[i];
+    }
+    const double precision = 1.0 / (kNoise * kNoise);
+    const double linear = kScale * (precision * (xy - mean * xx) - prior_precision * mean);
+    const double quadratic = -0.5 * kScale * kScale * (precision * xx + prior_precision);
+    return std::sqrt((linear * linear + 2.0 * quadratic * quadratic) / draws);
+  }
+  /// Relative. The kurtosis of a linear-quadratic form of one normal variable is at most 15.
+  static inline const double kErrorOfError = kSigmas * std::sqrt(14.0 / (4.0 * kDraws));
+
   static double normal_density(double deviation, double variance) {
     return std::exp(-0.5 * deviation * deviation / variance) / std::sqrt(2.0 * std::numbers::pi * variance);
   }
@@ -163,18 +189,40 @@ TEST_F(OneWeight, ElboIsTheClosedFormWithinItsStandardError) {
   const double precision = 1.0 / (kNoise * kNoise);
   const double expected = -10.0 * std::log(2.0 * std::numbers::pi * kNoise * kNoise) -
                           0.5 * precision * (yy - 2.0 * kMean * xy + (kMean * kMean + kScale * kScale) * xx);
-  // The log likelihood is a quadratic of eps: constant + linear eps + quadratic eps^2.
-  const double linear = kScale * precision * (xy - kMean * xx);
-  const double quadratic = -0.5 * precision * kScale * kScale * xx;
-  const double standard_error = std::sqrt((linear * linear + 2.0 * quadratic * quadratic) / kDraws);
+  const double error = standard_error(kMean, 0.0, kDraws);
   const double kl = 0.5 * (kScale * kScale + kMean * kMean) / (kPrior * kPrior) - 0.5 - std::log(kScale / kPrior);
 
   ASSERT_TRUE(result_.elbo && result_.elbo->kl && result_.elbo->elbo && result_.elbo->standard_error);
-  EXPECT_NEAR(result_.elbo->expected_log_likelihood, expected, kSigmas * standard_error);
-  // The kurtosis of a linear-quadratic form of one normal variable is at most 15.
-  EXPECT_NEAR(*result_.elbo->standard_error / standard_error, 1.0, kSigmas * std::sqrt(14.0 / (4.0 * kDraws)));
+  EXPECT_NEAR(result_.elbo->expected_log_likelihood, expected, kSigmas * error);
+  EXPECT_NEAR(*result_.elbo->standard_error / error, 1.0, kErrorOfError);
   EXPECT_NEAR(*result_.elbo->kl, kl, 1e-12);
   EXPECT_NEAR(*result_.elbo->elbo, result_.elbo->expected_log_likelihood - kl, 1e-11);
+}
+
+/// A scale mixture of equal parts is a normal prior, but charged at the draws.
+TEST_F(OneWeight, StandardErrorOfTheElboCountsPriorsThatAreDrawn) {
+  constexpr double kTightPrior = 0.1;
+  TensorRules<Prior> priors = parse_priors({});
+  priors.fallback = ScaleMixturePrior{0.5, kTightPrior, kTightPrior};
+  Posterior posterior(plan_posterior(model_.network.layout(), parse_families({"mean-field"}), priors),
+                      model_.posterior.mean().clone(), kScale, 1);
+  const double expected = standard_error(kMean, 1.0 / (kTightPrior * kTightPrior), kDraws);
+  EXPECT_NEAR(*elbo_of(posterior, kDraws).standard_error / expected, 1.0, kErrorOfError);
+}
+
+TEST_F(OneWeight, MembersOfAnEnsembleAreNoChance) {
+  constexpr double kOtherMean = -3.0;
+  const auto ensemble = [&](const char* family) {
+    torch::Tensor means = model_.posterior.mean().repeat({2});
+    means[means.numel() / 2] = kOtherMean;
+    return Posterior(plan_posterior(model_.network.layout(), parse_families({family}), parse_priors({"normal:1.5"}), 2),
+                     means, kScale, 1);
+  };
+  Posterior random = ensemble("mean-field");
+  const double expected = 0.5 * std::hypot(standard_error(kMean, 0.0, kDraws), standard_error(kOtherMean, 0.0, kDraws));
+  EXPECT_NEAR(*elbo_of(random, 2 * kDraws).standard_error / expected, 1.0, kErrorOfError);
+  Posterior points = ensemble("point");
+  EXPECT_FALSE(elbo_of(points, kDraws).standard_error);
 }
 
 /// An MLP with three classes, 37 examples in blocks of 8: the last block has five.
@@ -276,6 +324,13 @@ TEST_F(Mlp, OutputsThatAreNotFiniteNameTheExampleAndLeaveTheNetworkAsItWas) {
   torch::Tensor weights = model_.posterior.weights();
   weights.zero_();
   EXPECT_EQ(logits(source_).abs().max().item<double>(), 0.0);  // bound to the weights, not to the mean
+}
+
+TEST_F(Mlp, NoFiniteOutputAtAllIsReportedAlike) {
+  torch::Tensor mean = model_.posterior.mean();
+  mean.fill_(std::numeric_limits<float>::quiet_NaN());
+  EXPECT_THAT([&] { evaluate(model_.parts(source_, *communicator_), {.samples = 2, .block = 8}); },
+              ThrowsMessage<NumericalError>(HasSubstr("of example 0 is")));
 }
 
 TEST_F(Mlp, IsRestoredAndInEvaluationModeMeanwhile) {
