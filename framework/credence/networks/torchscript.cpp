@@ -1,5 +1,6 @@
 #include "credence/networks/torchscript.h"
 
+#include <ATen/EmptyTensor.h>
 #include <fmt/ranges.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 
@@ -53,6 +54,14 @@ std::string digest_of_file(const std::string& file) {
     hasher.update(std::as_bytes(std::span(piece).first(static_cast<std::size_t>(stream.gcount()))));
   }
   return hexadecimal(hasher.digest());
+}
+
+/// LibTorch puts a tensor where the file says, also beyond its storage.
+void check_extent(const std::string& name, const torch::Tensor& tensor) {
+  if (tensor.layout() != torch::kStrided || !tensor.has_storage()) return;
+  const std::size_t end = at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.itemsize(),
+                                                           static_cast<std::size_t>(tensor.storage_offset()));
+  if (end > tensor.storage().nbytes()) throw DataError(fmt::format("the tensor '{}' is larger than its storage", name));
 }
 
 /// LibTorch compares no checksums, and damaged sizes lead it out of its memory. The checksums find what is damaged;
@@ -140,6 +149,8 @@ ScriptModule load_script(const std::string& file) {
   try {
     check_file(file);
     ScriptModule network(torch::jit::load(file, torch::kCPU));
+    for (const auto& item : network->named_parameters()) check_extent(item.key(), item.value());
+    for (const auto& item : network->named_buffers()) check_extent(item.key(), item.value());
     network->file_digest = digest_of_file(file);
     return network;
   } catch (const StorageError&) {

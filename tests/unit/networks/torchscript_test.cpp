@@ -285,6 +285,13 @@ TEST_F(DamagedTorchScript, WhatLeadsLibTorchAstrayIsRefused) {
   EXPECT_FALSE(load_with("data.pkl", pickle(begin + "X\xff\xff\xff\x7f."))) << "a text of 2 GiB";
   EXPECT_FALSE(load_with("data.pkl", pickle(begin + "j\xff\xff\xff\x7f."))) << "a memory far behind the last";
   EXPECT_FALSE(load_with("constants.pkl", pickle(begin + "t.")));
+  const Bytes original = entry("data.pkl");
+  std::string wide(original.begin(), original.end());
+  const std::size_t head = wide.find("K\x03K\x24");  // its shape, 3 x 36
+  ASSERT_NE(head, std::string::npos);
+  wide[head + 3] = '\xf0';
+  EXPECT_FALSE(load_with("data.pkl", pickle(wide)));
+  EXPECT_THAT(last_refusal_, HasSubstr("the tensor 'head' is larger than its storage"));
 }
 
 TEST_F(DamagedTorchScript, MutatedPicklesNeverCrash) {
