@@ -11,6 +11,7 @@
 #include "credence/base/text.h"
 #include "credence/data/bad_records.h"
 #include "credence/estimators/curvature.h"
+#include "credence/kernels/page_locked.h"
 #include "credence/networks/hierarchical_groups.h"
 #include "credence/training/dealt_members.h"
 #include "credence/training/signals.h"
@@ -175,13 +176,15 @@ int run_train(const CommandContext& context) {
   const bool dealt = deals_members(start.values, model, *source, session.size());
   if (dealt) model.posterior->work_on(members_of_rank(members, session.size(), session.rank()));
   const auto estimator = build_estimator(start.values, machine, model, *communicator);
+  const auto page_locked = machine.device.is_cuda() ? kernels::page_locked_memory(machine.device.index()) : nullptr;
   Loader loader(*source, plan,
                 {.first_step = state.step,
                  .first_shard = estimator->first_shard(),
                  .shard_count = estimator->local_shards(),
                  .threads = machine.loader_threads,
                  .augmentation = augmentation,
-                 .seed = identity.seed});
+                 .seed = identity.seed,
+                 .pixel_memory = page_locked ? page_locked.get() : std::pmr::get_default_resource()});
   TrainingOptions options = training_options(start, objective, model, {plan, total_steps});
   options.laplace = laplace_of(start.values, model, machine);
   Progress progress({.mode = start.values.text("progress"),

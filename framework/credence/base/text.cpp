@@ -64,6 +64,14 @@ std::int64_t parse_integer(std::string_view text, std::string_view what) {
   return value;
 }
 
+std::string shown(std::string_view name) {
+  constexpr std::size_t kMostShown = 80;
+  std::string text(name.substr(0, kMostShown));
+  std::ranges::replace_if(
+      text, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7f; }, '?');
+  return name.size() > kMostShown ? text + "..." : text;
+}
+
 std::string nearest_name(std::string_view name, std::span<const std::string> known) {
   const auto best = std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
     return edit_distance(name, a) < edit_distance(name, b);

@@ -22,6 +22,9 @@ std::vector<std::string> split(std::string_view text, char separator);
 double parse_number(std::string_view text, std::string_view what);
 std::int64_t parse_integer(std::string_view text, std::string_view what);
 
+/// A name from a file as a message may show it.
+std::string shown(std::string_view name);
+
 /// The known name nearest to `name` by edit distance.
 std::string nearest_name(std::string_view name, std::span<const std::string> known);
 

@@ -55,12 +55,4 @@ void to_doubles(ElementType type, std::span<const std::byte> bytes, std::span<do
   }
 }
 
-std::string shown(std::string_view name) {
-  constexpr std::size_t kMostShown = 80;
-  std::string text(name.substr(0, kMostShown));
-  std::ranges::replace_if(
-      text, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7f; }, '?');
-  return name.size() > kMostShown ? text + "..." : text;
-}
-
 }  // namespace credence::checkpoints

@@ -25,8 +25,5 @@ namespace checkpoints {
 /// many elements as `values`.
 void to_doubles(ElementType type, std::span<const std::byte> bytes, std::span<double> values);
 
-/// A name from a file as a message may show it.
-std::string shown(std::string_view name);
-
 }  // namespace checkpoints
 }  // namespace credence

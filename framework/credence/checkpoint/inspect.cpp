@@ -6,7 +6,7 @@
 
 #include "credence/base/errors.h"
 #include "credence/base/hdf5.h"
-#include "credence/checkpoint/limited_child.h"
+#include "credence/base/limited_child.h"
 #include "credence/checkpoint/user_block.h"
 
 namespace credence::checkpoints {

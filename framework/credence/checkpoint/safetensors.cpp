@@ -12,12 +12,12 @@
 #include <string_view>
 
 #include "credence/base/file_io.h"
+#include "credence/base/text.h"
 
 namespace credence {
 namespace {
 
 namespace fs = std::filesystem;
-using checkpoints::shown;
 
 constexpr std::uint64_t kLengthBytes = 8;
 // Far above any model's: a tensor takes about a hundred bytes. JSON takes many times its size in memory.

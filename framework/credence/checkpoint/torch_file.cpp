@@ -9,9 +9,10 @@
 #include <optional>
 
 #include "credence/base/file_io.h"
+#include "credence/base/text.h"
+#include "credence/base/zip_archive.h"
 #include "credence/checkpoint/pickle.h"
 #include "credence/checkpoint/torch_tensors.h"
-#include "credence/checkpoint/zip_archive.h"
 
 namespace credence::checkpoints {
 namespace {

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "credence/base/errors.h"
+#include "credence/base/text.h"
 
 namespace credence::checkpoints {
 namespace {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,9 +35,10 @@ struct ExampleSpec {
 
 /// Examples in host memory, row-major. One of inputs and pixels is filled, at most one of labels and targets.
 struct Batch {
-  std::int64_t size = 0;             // B
-  std::vector<float> inputs;         // [B, input_shape...]; images scaled and normalised
-  std::vector<std::uint8_t> pixels;  // [B, height, width, channels], where input_shape is [channels, height, width]
+  std::int64_t size = 0;      // B
+  std::vector<float> inputs;  // [B, input_shape...]; images scaled and normalised
+  std::pmr::vector<std::uint8_t>
+      pixels;                        // [B, height, width, channels], where input_shape is [channels, height, width]
   std::vector<std::int64_t> labels;  // [B]
   std::vector<float> targets;        // [B, target_size]
 };

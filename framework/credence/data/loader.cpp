@@ -20,13 +20,15 @@ constexpr std::int64_t kRows = 8;  // images that a thread takes at a time
 
 struct Loader::State {
   State(const DataSource& source_, const SamplingPlan& plan_, const Options& options_)
-      : source(source_),
-        images(source_.as_images()),
-        plan(plan_),
-        options(options_),
-        ring(static_cast<std::size_t>(options.depth) + 1) {}
+      : source(source_), images(source_.as_images()), plan(plan_), options(options_) {
+    for (int i = 0; i < options.depth + 1; ++i) ring.emplace_back(options.pixel_memory);
+  }
 
   struct Slot {
+    explicit Slot(std::pmr::memory_resource* memory)
+        : batch{
+              .size = 0, .inputs = {}, .pixels = std::pmr::vector<std::uint8_t>(memory), .labels = {}, .targets = {}} {}
+
     Batch batch;
     SamplingPlan::Selection selection;
     std::exception_ptr error;

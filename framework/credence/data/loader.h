@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 
 #include "credence/data/augmentation.h"
 #include "credence/data/data_source.h"
@@ -23,6 +24,8 @@ class Loader {
     int threads = 1;
     Augmentation augmentation = {};
     std::uint64_t seed = 0;
+    /// Where the pixels of all depth + 1 batches are kept; it outlives the loader.
+    std::pmr::memory_resource* pixel_memory = std::pmr::get_default_resource();
   };
   /// UserError where the augmentation does not fit the data.
   Loader(const DataSource& source, const SamplingPlan& plan, const Options& options);
@@ -31,7 +34,7 @@ class Loader {
   Loader& operator=(const Loader&) = delete;
 
   /// The batch of the next (step, shard) in order: all shards of first_step, then of the next step, ... The reference
-  /// stays valid until the next call.
+  /// stays valid until the next call, before which copies that work on their own must have ended.
   const Batch& next();
 
   /// Seconds spent waiting in next() so far; asked by the thread that calls next().

@@ -1,6 +1,7 @@
 #include "credence/base/errors.h"
 #include "credence/kernels/cuda_identity.h"
 #include "credence/kernels/kernel_set.h"
+#include "credence/kernels/page_locked.h"
 
 namespace credence::kernels {
 
@@ -14,6 +15,10 @@ bool cuda_available() {
 
 std::string cuda_identity(int /*device*/) {
   return {};
+}
+
+std::unique_ptr<std::pmr::memory_resource> page_locked_memory(int /*device*/) {
+  throw UserError("page-locked memory was asked for, but this build has no CUDA; configure with CREDENCE_GPU=ON.");
 }
 
 }  // namespace credence::kernels

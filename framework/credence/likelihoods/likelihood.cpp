@@ -17,6 +17,11 @@ namespace {
 constexpr double kInitialNoise = 1.0;  // standard deviation
 constexpr double kLargestDof = 1e6;
 
+/// On a device in the order of its work, while the host goes on: where `host` is page-locked, out of its own memory.
+torch::Tensor to_device(const torch::Tensor& host, torch::Device device) {
+  return device.is_cpu() ? host : host.pin_memory().to(device, /*non_blocking=*/true);
+}
+
 /// Bytes [B, height, width, channels] as float32 [B, channels, height, width].
 torch::Tensor image_tensor(const Batch& batch, const ExampleSpec& spec, torch::Device device) {
   const std::int64_t channels = spec.input_shape.at(0);
@@ -29,13 +34,13 @@ torch::Tensor image_tensor(const Batch& batch, const ExampleSpec& spec, torch::D
   }
   const torch::Tensor bytes = torch::from_blob(const_cast<std::uint8_t*>(batch.pixels.data()),
                                                {batch.size, height, width, channels}, torch::kUInt8);
-  const torch::Tensor there = bytes.pin_memory().to(device, /*non_blocking=*/true);
-  const torch::Tensor images = there.permute({0, 3, 1, 2}).to(torch::kFloat32).contiguous().div_(255.0);
+  const torch::Tensor images =
+      to_device(bytes, device).permute({0, 3, 1, 2}).to(torch::kFloat32).contiguous().div_(255.0);
   if (spec.normalization.empty()) return images;
-  const auto options = torch::TensorOptions(torch::kFloat32).device(device);
-  const std::vector<std::int64_t> shape = {channels, 1, 1};
-  return images.sub_(torch::tensor(spec.normalization.mean, options).view(shape))
-      .div_(torch::tensor(spec.normalization.deviation, options).view(shape));
+  const auto of_channels = [&](const std::vector<double>& values) {
+    return to_device(torch::tensor(values, torch::kFloat32).view({channels, 1, 1}), device);
+  };
+  return images.sub_(of_channels(spec.normalization.mean)).div_(of_channels(spec.normalization.deviation));
 }
 
 torch::Tensor real_targets(const Batch& batch, std::int64_t columns, torch::Dtype dtype) {
@@ -209,7 +214,7 @@ Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihoo
     normalize(spec, numbers);
     return to_tensors(numbers, spec, likelihood, dtype, device);
   }
-  return {input_tensor(batch, spec, dtype, device), target_tensor(likelihood, batch, dtype).to(device)};
+  return {input_tensor(batch, spec, dtype, device), to_device(target_tensor(likelihood, batch, dtype), device)};
 }
 
 bool is_classification(const Likelihood& likelihood) {

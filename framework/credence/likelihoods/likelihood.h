@@ -98,7 +98,7 @@ struct Examples {
   torch::Tensor inputs;   // [B, input_shape...]
   torch::Tensor targets;  // see target_tensor
 };
-/// Copies: the batch may change afterwards.
+/// Copies: the batch may change afterwards, page-locked pixels once the work given to the device so far is done.
 Examples to_tensors(const Batch& batch, const ExampleSpec& spec, const Likelihood& likelihood, torch::Dtype dtype,
                     torch::Device device);
 

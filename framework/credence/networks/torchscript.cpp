@@ -1,5 +1,6 @@
 #include "credence/networks/torchscript.h"
 
+#include <ATen/EmptyTensor.h>
 #include <fmt/ranges.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 
@@ -13,10 +14,16 @@
 
 #include "credence/base/digest.h"
 #include "credence/base/errors.h"
+#include "credence/base/limited_child.h"
+#include "credence/base/zip_archive.h"
 #include "credence/networks/zoo.h"
 
 namespace credence {
 namespace {
+
+constexpr std::uint64_t kMostInflatedBytes = 256U << 20;  // of code
+constexpr double kLoadSeconds = 60.0;
+constexpr double kLoadBytesPerSecond = 20e6;
 
 /// "BatchNorm2d" of "__torch__.torch.nn.modules.batchnorm.___torch_mangle_3.BatchNorm2d".
 std::string class_name(const torch::jit::Module& script) {
@@ -47,6 +54,38 @@ std::string digest_of_file(const std::string& file) {
     hasher.update(std::as_bytes(std::span(piece).first(static_cast<std::size_t>(stream.gcount()))));
   }
   return hexadecimal(hasher.digest());
+}
+
+/// LibTorch puts a tensor where the file says, also beyond its storage.
+void check_extent(const std::string& name, const torch::Tensor& tensor) {
+  if (tensor.layout() != torch::kStrided || !tensor.has_storage()) return;
+  const std::size_t end = at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.itemsize(),
+                                                           static_cast<std::size_t>(tensor.storage_offset()));
+  if (end > tensor.storage().nbytes()) throw DataError(fmt::format("the tensor '{}' is larger than its storage", name));
+}
+
+/// LibTorch compares no checksums, and damaged sizes lead it out of its memory. The checksums find what is damaged;
+/// what was made to harm is loaded in another process first. Nothing comes back where all is well.
+void check_file(const std::string& file) {
+  const ZipArchive archive(file);
+  std::uint64_t inflated = 0, stored = 0;
+  for (const auto& [name, entry] : archive.entries()) {
+    inflated += entry.deflated ? entry.bytes : 0;
+    stored += entry.stored_bytes;
+    if (inflated > kMostInflatedBytes || stored > std::filesystem::file_size(file))
+      throw DataError(fmt::format("{}: its entries are larger than it", file));
+    archive.read(name, entry.bytes);
+  }
+  ChildLimits limits{.seconds = kLoadSeconds + static_cast<double>(stored) / kLoadBytesPerSecond};
+  limits.memory_bytes += 4 * stored;
+  run_in_limited_child(
+      file,
+      [&] {
+        at::set_num_threads(1);  // a forked process has no others to wait for
+        ScriptModule(torch::jit::load(file, torch::kCPU));
+        return std::string();
+      },
+      limits);
 }
 
 }  // namespace
@@ -108,12 +147,18 @@ ScriptModule load_script(const std::string& file) {
   std::error_code none;
   if (!std::filesystem::is_regular_file(file, none)) throw DataError(fmt::format("{}: there is no such file", file));
   try {
+    check_file(file);
     ScriptModule network(torch::jit::load(file, torch::kCPU));
+    for (const auto& item : network->named_parameters()) check_extent(item.key(), item.value());
+    for (const auto& item : network->named_buffers()) check_extent(item.key(), item.value());
     network->file_digest = digest_of_file(file);
     return network;
+  } catch (const StorageError&) {
+    throw;
   } catch (const std::exception& error) {
+    const std::string why = first_line(error.what());
     throw DataError(fmt::format("{} is no TorchScript module, as torch.jit.script(network).save(FILE) makes them: {}",
-                                file, first_line(error.what())));
+                                file, why.substr(why.starts_with(file + ": ") ? file.size() + 2 : 0)));
   }
 }
 

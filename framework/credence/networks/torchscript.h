@@ -36,7 +36,8 @@ class ScriptModuleImpl : public ScriptPart {
 };
 TORCH_MODULE(ScriptModule);
 
-/// DataError where the file is none.
+/// DataError where the file is none, is damaged (its checksums are compared), or leads LibTorch astray: another process
+/// loads it first, within limits of time and memory.
 ScriptModule load_script(const std::string& file);
 /// Of the file that a network is, if it is one; else empty.
 std::string script_digest(const torch::nn::Module& network);

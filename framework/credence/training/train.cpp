@@ -1,5 +1,7 @@
 #include "credence/training/train.h"
 
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -84,6 +86,7 @@ class Reading {
 
   Examples next() {
     try {
+      if (copied_) copied_->synchronize();
       return tensors_of(parts_.loader.next());
     } catch (const Error& error) {
       if (!failure_) failure_ = {error.code(), error.what()};
@@ -93,8 +96,14 @@ class Reading {
   const std::optional<std::pair<ExitCode, std::string>>& failure() const { return failure_; }
 
  private:
-  Examples tensors_of(const Batch& batch) const {
-    return to_tensors(batch, parts_.source.spec(), parts_.likelihood, state_.network.dtype(), state_.network.device());
+  Examples tensors_of(const Batch& batch) {
+    const torch::Device device = state_.network.device();
+    Examples examples = to_tensors(batch, parts_.source.spec(), parts_.likelihood, state_.network.dtype(), device);
+    if (!device.is_cpu()) {
+      if (!copied_) copied_.emplace(device.type());
+      copied_->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+    }
+    return examples;
   }
   Batch stand_in() const {
     const ExampleSpec& spec = parts_.source.spec();
@@ -109,6 +118,7 @@ class Reading {
   const TrainingParts& parts_;
   const RunState& state_;
   std::optional<std::pair<ExitCode, std::string>> failure_;
+  std::optional<c10::Event> copied_;  // the last batch to the device: then the loader may fill its memory again
 };
 
 /// Saving, as training sees it: on rank 0 a background writer, elsewhere nothing.

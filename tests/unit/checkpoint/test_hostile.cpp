@@ -8,8 +8,8 @@
 
 #include "credence/base/errors.h"
 #include "credence/base/hdf5.h"
+#include "credence/base/limited_child.h"
 #include "credence/base/stopwatch.h"
-#include "credence/checkpoint/limited_child.h"
 #include "unit/checkpoint/resealed.h"
 #include "unit/checkpoint/sample.h"
 
@@ -240,8 +240,6 @@ TEST_F(Hostile, ThousandsOfMutationsNeverReachThisProcess) {
 }
 
 TEST(LimitedChild, ReturnsAnswersAndReportsEveryWayToDie) {
-  using checkpoints::ChildLimits;
-  using checkpoints::run_in_limited_child;
   const std::filesystem::path file = "some.h5";
   const std::string long_answer(3'000'000, 'a');
   EXPECT_EQ(run_in_limited_child(file, [&] { return long_answer; }), long_answer);

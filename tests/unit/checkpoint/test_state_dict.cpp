@@ -6,10 +6,10 @@
 #include <cstdlib>
 
 #include "credence/base/errors.h"
+#include "credence/base/zip_archive.h"
 #include "credence/checkpoint/pickle.h"
 #include "credence/checkpoint/state_dict.h"
 #include "credence/checkpoint/torch_tensors.h"
-#include "credence/checkpoint/zip_archive.h"
 #include "unit/checkpoint/mutations.h"
 #include "unit/checkpoint/sample.h"
 
@@ -197,7 +197,7 @@ TEST_F(HostileStateDicts, DamagedFilesNeverCrash) {
       for (int i = 0; i < 500; ++i) read(mutations.next());
     }
     for (const char* name : {"state_dict", "training_checkpoint"}) {
-      const checkpoints::ZipArchive archive(kReferences / (std::string(name) + ".pt"));
+      const ZipArchive archive(kReferences / (std::string(name) + ".pt"));
       const auto pickle = archive.read(std::string(name) + "/data.pkl", 1U << 20);
       const auto* const bytes = reinterpret_cast<const char*>(pickle.data());
       Mutations mutations({bytes, bytes + pickle.size()}, seed);

@@ -3,7 +3,11 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <map>
+#include <memory_resource>
+#include <mutex>
 #include <set>
+#include <span>
 
 #include "credence/base/errors.h"
 #include "credence/data/image_source.h"
@@ -114,7 +118,8 @@ TEST(CropAndFlip, BytesMoveAsNumbersDo) {
   spec.input_shape = {3, 9, 11};
   const Augmentation augmentation = Augmentation::parse("crop:4,flip");
   for (std::int64_t example = 0; example < 200; ++example) {
-    Batch bytes{.size = 1, .inputs = {}, .pixels = test::pattern(9, 11), .labels = {}, .targets = {}};
+    const Bytes pattern = test::pattern(9, 11);
+    Batch bytes{.size = 1, .inputs = {}, .pixels{pattern.begin(), pattern.end()}, .labels = {}, .targets = {}};
     Batch numbers = bytes;
     normalize(spec, numbers);
     augment(augmentation, 5, spec, {{example}, {2}}, numbers);
@@ -211,6 +216,63 @@ TEST_F(ImageLoader, ABrokenImageStopsItsOwnBatchOnly) {
     for (int step = 0; step < broken; ++step) EXPECT_EQ(loader.next().size, 5);
     for (int again = 0; again < 2; ++again)
       EXPECT_THAT([&] { loader.next(); }, ThrowsMessage<DataError>(HasSubstr("a/17: the content is neither")));
+  }
+}
+
+/// Tells what of it is in use, and how often more was asked for.
+class CountedMemory : public std::pmr::memory_resource {
+ public:
+  bool holds(std::span<const std::uint8_t> bytes) {
+    const std::lock_guard lock(mutex_);
+    const auto block = blocks_.upper_bound(bytes.data());
+    if (block == blocks_.begin()) return false;
+    const auto& [begin, size] = *std::prev(block);
+    return bytes.data() + bytes.size() <= begin + size;
+  }
+  std::size_t blocks() {
+    const std::lock_guard lock(mutex_);
+    return blocks_.size();
+  }
+  int allocations() {
+    const std::lock_guard lock(mutex_);
+    return allocations_;
+  }
+
+ private:
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    void* const memory = std::pmr::new_delete_resource()->allocate(bytes, alignment);
+    const std::lock_guard lock(mutex_);
+    blocks_[static_cast<std::uint8_t*>(memory)] = bytes;
+    ++allocations_;
+    return memory;
+  }
+  void do_deallocate(void* memory, std::size_t bytes, std::size_t alignment) override {
+    {
+      const std::lock_guard lock(mutex_);
+      blocks_.erase(static_cast<std::uint8_t*>(memory));
+    }
+    std::pmr::new_delete_resource()->deallocate(memory, bytes, alignment);
+  }
+  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
+
+  std::mutex mutex_;
+  std::map<const std::uint8_t*, std::size_t> blocks_;
+  int allocations_ = 0;
+};
+
+TEST_F(ImageLoader, KeepsItsPixelsInTheMemoryGivenAndUsesItAgain) {
+  const SamplingPlan plan(4, 20, 10, 1);
+  for (const int depth : {1, 4}) {
+    CountedMemory memory;
+    {
+      Loader loader(*source, plan, {.depth = depth, .threads = 3, .pixel_memory = &memory});
+      for (int i = 0; i < 4 * (depth + 1); ++i) {
+        EXPECT_TRUE(memory.holds(loader.next().pixels)) << i;
+        EXPECT_LE(memory.blocks(), static_cast<std::size_t>(depth) + 1) << i;
+      }
+      EXPECT_EQ(memory.allocations(), depth + 1) << "one for each batch of the ring";
+    }
+    EXPECT_EQ(memory.blocks(), 0U);
   }
 }
 

@@ -1,17 +1,25 @@
 // TorchScript modules as networks, against the same operations by hand.
 #include "credence/networks/torchscript.h"
 
+#include <caffe2/serialize/inline_container.h>
 #include <gmock/gmock.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <random>
 #include <set>
 
 #include "credence/base/errors.h"
+#include "credence/base/stopwatch.h"
+#include "credence/base/zip_archive.h"
 #include "credence/networks/network.h"
 #include "credence/networks/zoo.h"
+#include "unit/checkpoint/mutations.h"
 #include "unit/networks/uniform.h"
 
 namespace credence {
@@ -177,6 +185,132 @@ TEST_F(TorchScript, RefusesWhatDoesNotFit) {
               ThrowsMessage<DataError>(HasSubstr("no such file")));
   std::ofstream(file_, std::ios::trunc) << "no archive";
   EXPECT_THAT([&] { module(); }, ThrowsMessage<DataError>(HasSubstr("is no TorchScript module")));
+}
+
+/// Files that are damaged or made to harm: the result is the network that was saved, or a DataError of one line.
+class DamagedTorchScript : public TorchScript {
+ protected:
+  using Bytes = std::vector<char>;
+  DamagedTorchScript() : good_(content_of(file_)) {}
+
+  static Bytes content_of(const std::string& file) {
+    std::ifstream stream(file, std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), {}};
+  }
+  Bytes entry(const std::string& name) const {
+    std::ofstream(file_, std::ios::binary).write(good_.data(), static_cast<std::streamsize>(good_.size()));
+    const ZipArchive archive(file_);
+    for (const auto& [full, entry] : archive.entries()) {
+      if (!full.ends_with("/" + name)) continue;
+      const auto bytes = archive.read(full, entry.bytes);
+      const auto* const begin = reinterpret_cast<const char*>(bytes.data());
+      return {begin, begin + bytes.size()};
+    }
+    throw std::runtime_error("no entry " + name);
+  }
+  /// What the file loads as; empty where it is refused.
+  std::optional<ScriptModule> load(const Bytes& bytes) {
+    std::ofstream(file_, std::ios::binary | std::ios::trunc)
+        .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    const Stopwatch watch;
+    std::optional<ScriptModule> network;
+    try {
+      network = load_script(file_);
+    } catch (const DataError& error) {
+      last_refusal_ = error.what();
+      EXPECT_THAT(last_refusal_, HasSubstr("is no TorchScript module"));
+      EXPECT_THAT(last_refusal_, ::testing::Not(HasSubstr("\n")));
+    }
+    EXPECT_LT(watch.seconds(), 30.0);
+    return network;
+  }
+  /// The file with another content of an entry, its checksum right.
+  std::optional<ScriptModule> load_with(const std::string& name, const Bytes& bytes) {
+    std::map<std::string, Bytes> entries;
+    {
+      std::ofstream(file_, std::ios::binary | std::ios::trunc)
+          .write(good_.data(), static_cast<std::streamsize>(good_.size()));
+      caffe2::serialize::PyTorchStreamReader reader(file_);
+      for (const std::string& record : reader.getAllRecords()) {
+        const auto [data, size] = reader.getRecord(record);
+        const auto* const begin = static_cast<const char*>(data.get());
+        entries[record] = {begin, begin + size};
+      }
+    }
+    entries.at(name) = bytes;
+    {
+      caffe2::serialize::PyTorchStreamWriter writer(file_);
+      for (const auto& [record, content] : entries) {
+        if (record == "version" || record == "byteorder" || record.starts_with(".")) continue;  // its own
+        writer.writeRecord(record, content.data(), content.size());
+      }
+      writer.writeEndOfFile();
+    }
+    return load(content_of(file_));
+  }
+
+  Bytes good_;
+  std::string last_refusal_;
+};
+
+TEST_F(DamagedTorchScript, FlippedBitsAndCutsAreFound) {
+  const auto parameters = [](ScriptModule& network) { return network->named_parameters(); };
+  std::optional<ScriptModule> whole = load(good_);
+  ASSERT_TRUE(whole);
+  const auto expected = parameters(*whole);
+  int refused = 0;
+  constexpr std::size_t kFlips = 400;
+  for (std::size_t i = 0; i < kFlips; ++i) {
+    Bytes bytes = good_;
+    bytes[i * bytes.size() / kFlips] ^= static_cast<char>(1 << i % 8);
+    std::optional<ScriptModule> network = load(bytes);
+    refused += network ? 0 : 1;
+    if (!network) continue;  // else it was in what nobody reads
+    for (const auto& item : parameters(*network)) EXPECT_TRUE(torch::equal(item.value(), expected[item.key()])) << i;
+  }
+  EXPECT_GT(refused, static_cast<int>(kFlips) / 4);
+  for (std::size_t i = 0; i < 100; ++i) {
+    const std::size_t size = i * good_.size() / 100;
+    EXPECT_FALSE(load(Bytes(good_.begin(), good_.begin() + static_cast<std::ptrdiff_t>(size)))) << size;
+  }
+}
+
+TEST_F(DamagedTorchScript, WhatLeadsLibTorchAstrayIsRefused) {
+  const auto pickle = [](const std::string& text) { return Bytes(text.begin(), text.end()); };
+  const std::string begin = "\x80\x02";
+  // A list in a list in a list ...: nobody can take it apart again by recursion.
+  EXPECT_FALSE(load_with("data.pkl", pickle(begin + std::string(1'000'000, ']') + std::string(999'999, 'a') + ".")));
+  EXPECT_FALSE(load_with("data.pkl", pickle(begin)));
+  EXPECT_FALSE(load_with("data.pkl", pickle(begin + "]."))) << "no module";
+  EXPECT_FALSE(load_with("data.pkl", pickle(begin + "X\xff\xff\xff\x7f."))) << "a text of 2 GiB";
+  EXPECT_FALSE(load_with("data.pkl", pickle(begin + "j\xff\xff\xff\x7f."))) << "a memory far behind the last";
+  EXPECT_FALSE(load_with("constants.pkl", pickle(begin + "t.")));
+  const Bytes original = entry("data.pkl");
+  std::string wide(original.begin(), original.end());
+  const std::size_t head = wide.find("K\x03K\x24");  // its shape, 3 x 36
+  ASSERT_NE(head, std::string::npos);
+  wide[head + 3] = '\xf0';
+  EXPECT_FALSE(load_with("data.pkl", pickle(wide)));
+  EXPECT_THAT(last_refusal_, HasSubstr("the tensor 'head' is larger than its storage"));
+}
+
+TEST_F(DamagedTorchScript, MutatedPicklesNeverCrash) {
+  // CREDENCE_FUZZ_SECONDS=600 tries for longer, with other mutations.
+  const char* const given = std::getenv("CREDENCE_FUZZ_SECONDS");
+  const double seconds = given != nullptr ? std::atof(given) : 0.0;
+  const Bytes original = entry("data.pkl");
+  testing::Mutations mutations(original, given != nullptr ? std::random_device()() : 1);
+  const Stopwatch watch;
+  int tried = 0, refused = 0, died = 0;
+  for (; seconds > 0.0 ? watch.seconds() < seconds : tried < 200; ++tried) {
+    if (load_with("data.pkl", mutations.next())) continue;
+    ++refused;
+    died += last_refusal_.find("process died") != std::string::npos ? 1 : 0;
+  }
+  EXPECT_GT(refused, tried / 4);
+  RecordProperty("tried", tried);
+  RecordProperty("refused", refused);
+  RecordProperty("died", died);
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include <functional>
 #include <string>
 
-namespace credence::checkpoints {
+namespace credence {
 
 struct ChildLimits {
   double seconds = 20.0;                              // of wall clock and of processor time
@@ -18,4 +18,4 @@ struct ChildLimits {
 std::string run_in_limited_child(const std::filesystem::path& file, const std::function<std::string()>& work,
                                  const ChildLimits& limits = {});
 
-}  // namespace credence::checkpoints
+}  // namespace credence

@@ -1,4 +1,4 @@
-#include "credence/checkpoint/zip_archive.h"
+#include "credence/base/zip_archive.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -7,10 +7,11 @@
 #include <algorithm>
 #include <cstring>
 #include <span>
+#include <utility>
 
-#include "credence/checkpoint/element_type.h"
+#include "credence/base/text.h"
 
-namespace credence::checkpoints {
+namespace credence {
 namespace {
 
 constexpr std::uint32_t kEndSignature = 0x06054b50;
@@ -26,6 +27,9 @@ constexpr std::uint64_t kDirectoryEntryBytes = 46;
 constexpr std::uint64_t kLocalBytes = 30;
 constexpr std::uint64_t kMostDirectoryBytes = 64U << 20;
 constexpr std::uint16_t kLargeFieldsTag = 1;
+constexpr std::uint16_t kStored = 0;
+constexpr std::uint16_t kDeflated = 8;
+constexpr std::uint64_t kMostInflatedBytes = 1U << 30;
 
 using Bytes = std::span<const std::byte>;
 
@@ -58,6 +62,21 @@ bool read_large_fields(Bytes extra, std::span<std::uint64_t* const> fields) {
     at += bytes;
   }
   return false;
+}
+
+/// Exactly `content`, from exactly `packed`: raw deflate, both below 2^32 bytes.
+bool inflate_whole(Bytes packed, std::span<std::byte> content) {
+  constexpr int kRaw = -MAX_WBITS;
+  z_stream stream{};
+  if (inflateInit2(&stream, kRaw) != Z_OK) return false;
+  std::byte none{};  // zlib wants a place even for nothing
+  stream.next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(packed.data()));
+  stream.avail_in = static_cast<uInt>(packed.size());
+  stream.next_out = reinterpret_cast<Bytef*>(content.empty() ? &none : content.data());
+  stream.avail_out = static_cast<uInt>(content.size());
+  const int status = ::inflate(&stream, Z_FINISH);
+  inflateEnd(&stream);
+  return status == Z_STREAM_END && stream.avail_in == 0 && stream.avail_out == 0;
 }
 
 }  // namespace
@@ -125,24 +144,27 @@ void ZipArchive::read_directory(const Directory& directory) {
       refuse(fmt::format("has {} entries and says {}", i, directory.entries));
     Entry entry{.header = number_at<std::uint32_t>(all, at + 42),
                 .bytes = number_at<std::uint32_t>(all, at + 24),
+                .stored_bytes = number_at<std::uint32_t>(all, at + 20),
                 .checksum = number_at<std::uint32_t>(all, at + 16)};
-    std::uint64_t stored = number_at<std::uint32_t>(all, at + 20);
     const std::uint64_t name_bytes = number_at<std::uint16_t>(all, at + 28);
     const std::uint64_t extra_bytes = number_at<std::uint16_t>(all, at + 30);
     const std::uint64_t comment_bytes = number_at<std::uint16_t>(all, at + 32);
     if (name_bytes + extra_bytes + comment_bytes > all.size() - at - kDirectoryEntryBytes)
       refuse(fmt::format("has an entry {} that is longer than its directory", i));
     const std::string name(reinterpret_cast<const char*>(all.data()) + at + kDirectoryEntryBytes, name_bytes);
-    std::uint64_t* const fields[] = {&entry.bytes, &stored, &entry.header};
+    std::uint64_t* const fields[] = {&entry.bytes, &entry.stored_bytes, &entry.header};
     const bool large = std::ranges::any_of(fields, [](const std::uint64_t* f) { return *f == 0xffffffffU; });
     if (large && !read_large_fields(all.subspan(at + kDirectoryEntryBytes + name_bytes, extra_bytes), fields))
       refuse(fmt::format("has no zip64 sizes of '{}'", shown(name)));
     const bool encrypted = (number_at<std::uint16_t>(all, at + 8) & 1U) != 0;
-    if (number_at<std::uint16_t>(all, at + 10) != 0 || encrypted || stored != entry.bytes)
-      refuse(fmt::format("'{}' is compressed or encrypted, and only entries that are stored as they are can be read",
-                         shown(name)));
+    const auto method = number_at<std::uint16_t>(all, at + 10);
+    entry.deflated = method == kDeflated;
+    if (encrypted || (method != kStored && method != kDeflated))
+      refuse(fmt::format("'{}' is encrypted or compressed by another method than deflate", shown(name)));
+    if (!entry.deflated && entry.stored_bytes != entry.bytes)
+      refuse(fmt::format("'{}' is stored as it is, and has two sizes", shown(name)));
     if (entry.header > data_end_ || data_end_ - entry.header < kLocalBytes ||
-        entry.bytes > data_end_ - entry.header - kLocalBytes)
+        entry.stored_bytes > data_end_ - entry.header - kLocalBytes)
       refuse(fmt::format("'{}' lies outside the archive", shown(name)));
     if (!entries_.emplace(name, entry).second) refuse(fmt::format("'{}' is there twice", shown(name)));
     at += kDirectoryEntryBytes + name_bytes + extra_bytes + comment_bytes;
@@ -160,9 +182,15 @@ std::vector<std::byte> ZipArchive::read(const std::string& name, std::uint64_t m
     refuse(fmt::format("'{}' does not begin where the directory says", shown(name)));
   const std::uint64_t begin =
       entry.header + kLocalBytes + number_at<std::uint16_t>(header, 26) + number_at<std::uint16_t>(header, 28);
-  if (begin > data_end_ || entry.bytes > data_end_ - begin)
+  if (begin > data_end_ || entry.stored_bytes > data_end_ - begin)
     refuse(fmt::format("'{}' lies outside the archive", shown(name)));
-  std::vector<std::byte> content = read_bytes(begin, entry.bytes);
+  std::vector<std::byte> content = read_bytes(begin, entry.stored_bytes);
+  if (entry.deflated) {
+    if (entry.bytes > kMostInflatedBytes || entry.stored_bytes > kMostInflatedBytes)
+      refuse(fmt::format("'{}' is deflated and has more than {} bytes", shown(name), kMostInflatedBytes));
+    const std::vector<std::byte> packed = std::exchange(content, std::vector<std::byte>(entry.bytes));
+    if (!inflate_whole(packed, content)) refuse(fmt::format("'{}' is damaged: it does not inflate", shown(name)));
+  }
   const auto checksum = ::crc32_z(0, reinterpret_cast<const Bytef*>(content.data()), content.size());
   if (checksum != entry.checksum)
     refuse(fmt::format("'{}' is damaged: its checksum is {:08x} and should be {:08x}", shown(name), checksum,
@@ -170,4 +198,4 @@ std::vector<std::byte> ZipArchive::read(const std::string& name, std::uint64_t m
   return content;
 }
 
-}  // namespace credence::checkpoints
+}  // namespace credence

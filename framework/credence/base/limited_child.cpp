@@ -1,4 +1,4 @@
-#include "credence/checkpoint/limited_child.h"
+#include "credence/base/limited_child.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -19,7 +19,7 @@
 #include "credence/base/file_io.h"
 #include "credence/base/stopwatch.h"
 
-namespace credence::checkpoints {
+namespace credence {
 namespace {
 
 // First byte of an answer; the last byte is always kEnd, so that a child that died while answering is noticed.
@@ -61,7 +61,7 @@ void confine(pid_t parent, std::size_t address_space, const ChildLimits& limits)
   try {
     text = kResult + work();
   } catch (const std::bad_alloc&) {
-    text = std::string(1, kFailure) + "needs more memory than a checkpoint can need";
+    text = std::string(1, kFailure) + "needs more memory than such a file can need";
   } catch (const std::exception& error) {
     text = kFailure + std::string(error.what());
   }
@@ -129,7 +129,7 @@ std::string run_in_limited_child(const std::filesystem::path& file, const std::f
   }
   if (reception == Reception::too_long) throw DataError(fmt::format("{}: its structure is too large", name));
   if (text.size() < 2 || text.back() != kEnd) {
-    throw DataError(fmt::format("{}: HDF5 cannot read its structure safely (the inspecting process died{})", name,
+    throw DataError(fmt::format("{}: its structure cannot be read safely (the inspecting process died{})", name,
                                 WIFSIGNALED(status) ? fmt::format(" of signal {}", WTERMSIG(status)) : ""));
   }
   const std::string content = text.substr(1, text.size() - 2);
@@ -137,4 +137,4 @@ std::string run_in_limited_child(const std::filesystem::path& file, const std::f
   throw DataError(content.find(name) == std::string::npos ? name + ": " + content : content);
 }
 
-}  // namespace credence::checkpoints
+}  // namespace credence

@@ -9,10 +9,10 @@
 
 #include "credence/base/file_io.h"
 
-namespace credence::checkpoints {
+namespace credence {
 
-/// The entries of a zip archive that are stored as they are, without compression (PKWARE's APPNOTE 6.3.10, zip64
-/// included): what torch.save writes. Trusts nothing; DataError names the file and what is wrong.
+/// The entries of a zip archive, stored as they are or deflated (PKWARE's APPNOTE 6.3.10, zip64 included): what
+/// torch.save and torch.jit.save write. Trusts nothing; DataError names the file and what is wrong.
 class ZipArchive {
  public:
   explicit ZipArchive(const std::filesystem::path& file);
@@ -20,7 +20,9 @@ class ZipArchive {
   struct Entry {
     std::uint64_t header = 0;  // place of its local header
     std::uint64_t bytes = 0;
+    std::uint64_t stored_bytes = 0;  // in the archive; as many where it is not deflated
     std::uint32_t checksum = 0;
+    bool deflated = false;
   };
   const std::filesystem::path& file() const { return file_; }
   const std::map<std::string, Entry>& entries() const { return entries_; }
@@ -44,4 +46,4 @@ class ZipArchive {
   std::map<std::string, Entry> entries_;
 };
 
-}  // namespace credence::checkpoints
+}  // namespace credence
