@@ -33,7 +33,7 @@ struct Machine {
   bool nccl = false;
   std::string instead_of_nccl = {};  // why ranks with CUDA devices exchange over MPI unasked; empty: they don't
 };
-/// Collective over `control`. Sets LibTorch's and OpenMP's threads.
+/// Collective over `control`. Sets LibTorch's and OpenMP's threads, and the CUDA device of the thread that calls.
 Machine choose_machine(const OptionValues& values, MpiSession& session, Communicator& control);
 
 /// For agreement before and beside training: any number of ranks, host memory.
@@ -81,8 +81,9 @@ struct LoadedModel {
   DataOptions reading;   // images as in training
   Model model;
 };
-/// `path`: a checkpoint file, or a run directory, of which the newest good one is taken. DataError, UserError.
-LoadedModel load_model(const std::string& path, const Machine& machine);
+/// `path`: a checkpoint file, or a run directory, of which the newest good one is taken. DataError, UserError. Every
+/// rank reads for itself, and answers the others over `control` meanwhile.
+LoadedModel load_model(const std::string& path, const Machine& machine, Communicator& control);
 
 /// How `values` want images read.
 DataOptions data_options(const OptionValues& values, const Machine& machine);

@@ -205,14 +205,16 @@ int run_evaluate(const CommandContext& context) {
   set_phase("reading of checkpoint and data");
   std::string recorded;
   collectively(*control, [&] {
-    loaded = std::make_unique<LoadedModel>(load_model(*path, machine));
+    loaded = std::make_unique<LoadedModel>(load_model(*path, machine, *control));
     loaded->reading.threads = reading_threads;
     recorded = loaded->values.text("data");
     const std::string spec = line.training.given("data") ? line.training.text("data") : recorded;
-    source = open_for(*loaded, spec, split);
-    require_same_targets(source->spec(), loaded->examples, spec);
-    if (const auto other = line.text("ood")) ood = open_for(*loaded, *other, Split::test);
-    if (line.has("elbo") || wants_refresh(line)) training = open_for(*loaded, recorded, Split::train);
+    work_aside(*control, [&] {
+      source = open_for(*loaded, spec, split);
+      require_same_targets(source->spec(), loaded->examples, spec);
+      if (const auto other = line.text("ood")) ood = open_for(*loaded, *other, Split::test);
+      if (line.has("elbo") || wants_refresh(line)) training = open_for(*loaded, recorded, Split::train);
+    });
   });
   const OptionValues& given = line.training.given("max-bad-records") ? line.training : loaded->values;
   const auto leave_out = [&](const std::unique_ptr<DataSource>& data) {

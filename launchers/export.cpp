@@ -82,7 +82,8 @@ class StateDict {
   std::vector<ArrayView> arrays_;
 };
 
-void export_safetensors(const std::string& file, const CommandLine& line, LoadedModel& loaded) {
+/// On one rank.
+void export_safetensors(const std::string& file, const CommandLine& line, LoadedModel& loaded, Communicator& control) {
   for (const char* option : {"draws", "split"}) {
     require(!line.has(option), "--{} is an option of --to netcdf: a state dict holds means and scales, no draws",
             option);
@@ -101,7 +102,7 @@ void export_safetensors(const std::string& file, const CommandLine& line, Loaded
     metadata["compression"] = fmt::format("{}", sparsity.compression());
   }
   const StateDict dict(loaded.model, line.text("tensors"));
-  write_safetensors(file, metadata, dict.arrays());
+  work_aside(control, [&] { write_safetensors(file, metadata, dict.arrays()); });
 }
 
 void export_netcdf(const std::string& file, const CommandLine& line, LoadedModel& loaded, Communicator& control) {
@@ -109,8 +110,10 @@ void export_netcdf(const std::string& file, const CommandLine& line, LoadedModel
   std::unique_ptr<DataSource> source;
   const std::string spec = line.training.given("data") ? line.training.text("data") : loaded.values.text("data");
   collectively(control, [&] {
-    source = open_for(loaded, spec, parse_split(line.text("split").value_or("test")));
-    require_same_targets(source->spec(), loaded.examples, spec);
+    work_aside(control, [&] {
+      source = open_for(loaded, spec, parse_split(line.text("split").value_or("test")));
+      require_same_targets(source->spec(), loaded.examples, spec);
+    });
   });
   Model& model = loaded.model;
   write_inference_data(
@@ -144,13 +147,14 @@ int run_export(const CommandContext& context) {
   const auto control = make_control_communicator(line.training, session);
   const Machine machine = choose_machine(line.training, session, *control);
   std::unique_ptr<LoadedModel> loaded;
-  collectively(*control,
-               [&] { loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine)); });
+  collectively(*control, [&] {
+    loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine, *control));
+  });
   if (format == "netcdf") {
     export_netcdf(file, line, *loaded, *control);
   } else {
     collectively(*control, [&] {
-      if (session.rank() == 0) export_safetensors(file, line, *loaded);
+      if (session.rank() == 0) export_safetensors(file, line, *loaded, *control);
     });
   }
   log_info("exported: {}", file);

@@ -1,8 +1,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "assembly.h"
 #include "command_line.h"
@@ -19,8 +19,6 @@
 
 namespace credence {
 namespace {
-
-namespace fs = std::filesystem;
 
 const std::vector<CommandOption>& pack_extras() {
   static const std::vector<CommandOption> extras = {
@@ -90,8 +88,10 @@ bool pack_records(Communicator& control, const PackTask& task, const PackLimits&
   PartsFound found;
   std::vector<PlacedEntry> entries;
   collectively(control, [&] {
-    found = read_parts(task.parts, task.options);
-    entries = task.entries(found);
+    work_aside(control, [&] {
+      found = read_parts(task.parts, task.options);
+      entries = task.entries(found);
+    });
   });
   const std::vector<std::int64_t> left = records_left(task, entries);
   result.resumed = task.records() - static_cast<std::int64_t>(left.size());
@@ -163,9 +163,12 @@ int run_pack(const CommandContext& context) {
   std::unique_ptr<PackTask> task;
   std::unique_ptr<RunDirectoryLock> lock;
   PackResult result;
-  collectively(*control, [&] { task = std::make_unique<PackTask>(what->second[0], what->second[1], settings); });
   collectively(*control, [&] {
-    if (session.rank() == 0 && !line.has("overwrite")) result.images = find_finished(*task);
+    work_aside(*control, [&] { task = std::make_unique<PackTask>(what->second[0], what->second[1], settings); });
+  });
+  collectively(*control, [&] {
+    if (session.rank() == 0 && !line.has("overwrite"))
+      work_aside(*control, [&] { result.images = find_finished(*task); });
   });
   if (control->any(result.images > 0)) {
     result.resumed = result.images;
@@ -184,8 +187,7 @@ int run_pack(const CommandContext& context) {
   if (!assemble(*control, *task, result)) return stopped();
   collectively(*control, [&] {
     if (session.rank() != 0) return;
-    lock.reset();
-    fs::remove_all(task->parts);
+    work_aside(*control, [&] { remove_parts(task->parts, std::move(lock)); });
   });
   result.seconds = watch.seconds();
   log_info("packed {} images into {} in {:.1f} s", result.images, task->file.string(), result.seconds);

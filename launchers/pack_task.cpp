@@ -8,7 +8,6 @@
 #include "credence/base/errors.h"
 #include "credence/base/file_io.h"
 #include "credence/base/log.h"
-#include "credence/checkpoint/run_directory.h"
 #include "credence/data/open.h"
 #include "credence/data/pack_assembly.h"
 
@@ -79,8 +78,7 @@ std::int64_t find_finished(const PackTask& task) {
   log_info("{} is finished: {} images", task.file.string(), images);
   if (fs::exists(task.parts)) {
     log_info("removing what is left of {}", task.parts.string());
-    { const RunDirectoryLock lock(task.parts); }  // nobody is at work there
-    fs::remove_all(task.parts);
+    remove_parts(task.parts, std::make_unique<RunDirectoryLock>(task.parts));
   }
   return images;
 }
@@ -99,6 +97,13 @@ void empty_parts(const fs::path& parts) {
     if (name.starts_with("part-") || name.starts_with("assembled.")) files.push_back(file.path());
   }
   for (const fs::path& file : files) fs::remove(file);
+}
+
+void remove_parts(const fs::path& parts, std::unique_ptr<RunDirectoryLock> lock) {
+  empty_parts(parts);
+  lock.reset();
+  std::error_code others_came;
+  fs::remove(parts, others_came);
 }
 
 }  // namespace credence

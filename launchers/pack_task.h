@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "credence/checkpoint/run_directory.h"
 #include "credence/data/image_store.h"
 #include "credence/data/pack_parts.h"
 #include "credence/data/pack_record.h"
@@ -44,5 +45,7 @@ std::int64_t find_finished(const PackTask& task);
 void create_parts(const std::filesystem::path& parts);
 /// Everything in the folder of the parts but its lock.
 void empty_parts(const std::filesystem::path& parts);
+/// Empties the folder, gives up its lock and removes it; what another pack has begun there since stays. StorageError.
+void remove_parts(const std::filesystem::path& parts, std::unique_ptr<RunDirectoryLock> lock);
 
 }  // namespace credence

@@ -123,7 +123,9 @@ int run_train(const CommandContext& context) {
   set_phase("reading of data");
   std::unique_ptr<DataSource> source;
   collectively(*control, [&] {
-    source = open_data(start.values.text("data"), Split::train, data_options(start.values, machine));
+    work_aside(*control, [&] {
+      source = open_data(start.values.text("data"), Split::train, data_options(start.values, machine));
+    });
   });
   require_same_data(*source, start.values.text("data"), *control);
   leave_out_bad_records(*source, start.values.integer("max-bad-records"),
@@ -156,7 +158,7 @@ int run_train(const CommandContext& context) {
                              .examples = source->spec()};
   RunState state{*model.network, *model.posterior, optimizer, {}, 0, 0.0, false};
   collectively(*control, [&] {
-    if (start.checkpoint) restore(*start.checkpoint, identity, state);
+    if (start.checkpoint) work_aside(*control, [&] { restore(*start.checkpoint, identity, state); });
   });
   broadcast_state(state, *control);
   if (start.checkpoint) {

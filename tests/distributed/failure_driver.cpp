@@ -118,6 +118,7 @@ const std::map<std::string, void (*)(Scene&)> kScenes{
     {"stop-fast", stop_one},
     {"stop-thread", stop_one},
     {"stop-at-the-end", stop_at_the_end},
+    {"never-starts", [](Scene&) {}},
     {"stop-at-the-start", [](Scene&) {}},
     {"works", work_first},
     {"works-aside", work_aside_first},
@@ -213,17 +214,22 @@ int main(int argc, char** argv) {
   credence::open_exit_code_file();
   on_exit([](int code, void*) { credence::record_exit(code); }, nullptr);
   if (argc != 3) return 2;
-  stops_at_start = argv[1] == std::string("stop-at-the-start");
+  const std::string scenario = argv[1];
+  const double timeout_seconds = std::atof(argv[2]);
+  stops_at_start = scenario == "stop-at-the-start";
+  const bool never_starts = scenario == "never-starts";
+  const char* const rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (never_starts && rank != nullptr && rank == std::string("1")) credence::sleep_long();
   std::optional<credence::MpiSession> started;
   try {
-    started.emplace(argc, argv, std::atof(argv[2]));
+    started.emplace(argc, argv, (stops_at_start || never_starts ? 2.0 : 30.0) * timeout_seconds);
   } catch (const credence::Error& error) {
     fmt::print(stderr, "{}\n", error.what());
     _exit(static_cast<int>(error.code()));
   }
   credence::MpiSession& session = *started;
   std::string why;
-  const int code = credence::run(session, argv[1], std::atof(argv[2]), why);
+  const int code = credence::run(session, scenario, timeout_seconds, why);
   if (!why.empty()) fmt::print(stderr, "[rank {}] {}\n", session.rank(), why);
   credence::leave(session, code, why);
 }

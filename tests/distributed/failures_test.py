@@ -11,12 +11,13 @@ import tempfile
 import time
 
 TIMEOUT = 2.0  # seconds of the communicator
+START = 2 * TIMEOUT  # for ranks to find each other, where they do not
 ASKING = 1.0  # to find out who still answers
 GRACE = 1.5  # for the others to leave
 MPIRUN = 6.0  # start, and killing what is left
 LOST, USAGE = 76, 2
 
-# name, exit code of mpirun, exit code of the ranks but 1, of rank 1 (None: killed or stopped), seconds at most, text
+# name, exit code of mpirun, exit code of the ranks but 1, of rank 1 (None: killed, maybe, or stopped), seconds at most, text
 WAITING = TIMEOUT + ASKING + GRACE + MPIRUN
 WORKING = 3 * TIMEOUT + MPIRUN
 SCENARIOS = [
@@ -26,7 +27,8 @@ SCENARIOS = [
     ("stop-fast", LOST, LOST, None, WAITING, r"no answer from rank 1 on "),
     ("stop-thread", LOST, LOST, None, WAITING, r"no answer from rank 1 on "),
     ("stop-at-the-end", LOST, LOST, None, WAITING, r"every rank to come to the end; no answer from rank 1 on "),
-    ("stop-at-the-start", LOST, LOST, None, TIMEOUT + MPIRUN, r"waited 2 s for all ranks to say on which host they are"),
+    ("never-starts", LOST, None, None, START + MPIRUN, r"error: on \S+: waited 4 s for MPI to start: a rank of this job has not "),
+    ("stop-at-the-start", LOST, LOST, None, 2 * START + MPIRUN, r"waited 4 s for all ranks to say on which host they are"),
     ("works", 0, 0, 0, WORKING, r"waited \d s for rank 1 on \S+, still at work"),
     ("works-aside", 0, 0, 0, WORKING, r"waited \d s for rank 1 on \S+, still at work"),
     ("works-thread", 0, 0, 0, WORKING, r"waited \d s for rank 1 on \S+, still at work"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -99,6 +100,51 @@ class LostRanks(RunTest):
         self.assertEqual(result.code, 75, result)
         status = json.loads((self.folder / "run" / "status.json").read_text())
         self.assertEqual(checkpoints(self.folder / "run")[-1].name, f"checkpoint-{status['step']:08}.h5")
+
+
+class SlowReading(RunTest):
+    """A rank that reads for longer than the timeout answers meanwhile, and is waited for."""
+
+    TIMEOUT = 3
+
+    def slow(self, rank, suffix, seconds):
+        return {"LD_PRELOAD": os.environ["CREDENCE_SLOW_FILES"], "SLOW_RANK": str(rank), "SLOW_SUFFIX": suffix,
+                "SLOW_MILLISECONDS": str(int(1000 * seconds))}
+
+    def train(self, *arguments, **options):
+        self.succeed("train", "--network", "mlp:20,20", "--batch", 50, "--progress", "none", "--timeout-seconds", self.TIMEOUT,
+                     "--out", self.folder / "run", *arguments, ranks=2, **options)
+
+    def table(self):
+        table = self.folder / "table.csv"
+        table.write_text("x,y\n" + "1,0\n2,1\n" * 50)
+        return f"csv:{table}"
+
+    def test_training_data(self):
+        self.train("--data", self.table(), "--steps", 3, environment=self.slow(1, "table.csv", 2 * self.TIMEOUT))
+
+    def test_checkpoint_to_continue(self):
+        self.train("--data", "moons", "--steps", 3)
+        self.train("--data", "moons", "--steps", 6,
+                   environment=self.slow(0, "checkpoint-00000003.h5", self.TIMEOUT / 10))
+
+    def test_images_to_pack(self):
+        def idx(name, *shape):
+            sizes = b"".join(size.to_bytes(4, "big") for size in shape)
+            values = bytes(value % 10 for value in range(math.prod(shape)))
+            (self.folder / name).write_bytes(bytes([0, 0, 8, len(shape)]) + sizes + values)
+
+        for split in ("train", "t10k"):
+            idx(f"{split}-images-idx3-ubyte", 20, 8, 8)
+            idx(f"{split}-labels-idx1-ubyte", 20)
+        self.succeed("pack", f"mnist:{self.folder}", self.folder / "packed.h5", "--encoding", "raw", "--timeout-seconds",
+                     self.TIMEOUT, ranks=2, environment=self.slow(1, "train-labels-idx1-ubyte", 2 * self.TIMEOUT))
+
+    def test_checkpoint_and_data_to_evaluate(self):
+        self.train("--data", self.table(), "--steps", 3)
+        for suffix, seconds in (("checkpoint-00000003.h5", self.TIMEOUT / 5), ("table.csv", 2 * self.TIMEOUT)):
+            self.succeed("evaluate", "--checkpoint", self.folder / "run", "--split", "train", "--timeout-seconds",
+                         self.TIMEOUT, ranks=2, environment=self.slow(1, suffix, seconds))
 
 
 class ErrorLines(RunTest):

@@ -19,6 +19,7 @@ void Patience::saw(std::int64_t moves) {
   unmoved_.restart();
   quiet_.restart();
   asking_.reset();
+  told_ = false;
 }
 
 std::string Patience::look(const std::vector<int>& awaited) {

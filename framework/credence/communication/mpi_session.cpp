@@ -21,6 +21,7 @@
 #include "credence/base/log.h"
 #include "credence/base/stopwatch.h"
 #include "credence/communication/backoff.h"
+#include "credence/communication/deadline.h"
 #include "credence/communication/mpi_state.h"
 
 namespace credence {
@@ -250,7 +251,11 @@ MpiSession::MpiSession(int& argc, char**& argv, double start_seconds)
   int initialized = 0;
   MPI_Initialized(&initialized);
   ensure(initialized == 0, "a second MPI session in one process");
-  check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &state_->thread_level), "MPI_Init_thread");
+  {
+    const Deadline deadline(start_seconds,
+                            "MPI to start: a rank of this job has not come up, or hosts do not reach each other");
+    check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &state_->thread_level), "MPI_Init_thread");
+  }
   check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &state_->rank), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &state_->size), "MPI_Comm_size");

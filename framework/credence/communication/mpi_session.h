@@ -9,8 +9,9 @@ namespace credence {
 /// MPI from start to end: construct once, first thing in main. Collective. MPI errors are returned, not fatal.
 /// Without mpirun or srun the process is rank 0 of 1. UserError where a launcher started several processes that this
 /// MPI library sees as separate runs; CommunicationError where ranks that have started do not find together within
-/// `start_seconds`. The destructor ends MPI after a bounded barrier, but not while an exception
-/// unwinds.
+/// `start_seconds`. Where MPI_Init itself takes longer, as it does when a rank never comes, it cannot be given up: the
+/// process prints one line and exits with 76. The destructor ends MPI after a bounded barrier, but not while an
+/// exception unwinds.
 class MpiSession {
  public:
   MpiSession(int& argc, char**& argv, double start_seconds = 600.0);

@@ -1,4 +1,4 @@
-// Of the NCCL backend only: includes nccl.h.
+// Of the NCCL backend only: includes nccl.h and mpi.h.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,8 +13,8 @@
 #include <string>
 #include <thread>
 
-#include "credence/base/stopwatch.h"
 #include "credence/communication/factory.h"
+#include "credence/communication/mpi_state.h"
 
 namespace credence {
 
@@ -42,6 +42,7 @@ class NcclLink {
     CudaEvent ready;  // its inputs are there
     CudaEvent done;
     std::string description;
+    std::int64_t number = 0;  // of the link's flights, from 1
   };
 
   /// Collective; `host` carries the unique id.
@@ -58,18 +59,18 @@ class NcclLink {
   void throw_if_failed();
 
  private:
-  struct Watched {
-    std::shared_ptr<Flight> flight;
-    Stopwatch running;  // since its inputs were there and those before it had ended
-  };
-
   void initialize(Communicator& host);
-  /// Until a non-blocking call is through. CommunicationError where it fails or takes longer than the timeout.
+  /// Until a non-blocking call is through. CommunicationError where it fails or its wait is hopeless.
   void complete(const char* call, ncclResult_t result);
   void watch();
-  std::optional<std::string> trouble();
+  std::optional<std::string> trouble(Patience& patience);
   std::optional<std::string> failure_of_another_rank();
-  std::string silent_ranks();
+  /// Why a wait is hopeless whose patience has ended; empty: a rank works outside of NCCL, or there is still time to
+  /// answer.
+  std::string look_around(Patience& patience);
+  /// What this rank answers to others: what it has in NCCL, if anything.
+  std::string activity();
+  void leave_board();
   /// Aborts NCCL and tells the other ranks.
   void fail(const std::string& text);
   void abort();
@@ -82,8 +83,9 @@ class NcclLink {
   ncclComm_t comm_ = nullptr;
 
   std::mutex mutex_;  // of what follows
-  std::deque<Watched> in_flight_;
+  std::deque<std::shared_ptr<Flight>> in_flight_;
   std::optional<std::string> failure_;
+  std::string calling_;  // what the main thread waits for inside of NCCL's own calls
   std::int64_t started_ = 0;
   bool stop_ = false;
   std::condition_variable changed_;

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "credence/communication/backoff.h"
-#include "credence/communication/mpi_state.h"
 #include "credence/communication/nccl_communicator.h"
 
 namespace credence {
@@ -15,7 +14,6 @@ namespace credence {
 namespace {
 
 constexpr auto kWatchInterval = std::chrono::milliseconds(20);
-constexpr double kAnswerSeconds = 1.0;
 constexpr double kFinalizeSeconds = 10.0;
 
 void check_cuda(cudaError_t code, const char* call) {
@@ -58,14 +56,19 @@ NcclLink::NcclLink(MpiSession& session, Communicator& host, const NcclOptions& o
     check_cuda(cudaSetDevice(options.device), "cudaSetDevice");
     check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   });
+  {
+    const std::lock_guard lock(session_.state().calls);
+    session_.state().notices.activities.emplace_back(this, [this] { return activity(); });
+  }
   try {
     initialize(host);
+    thread_ = std::thread([this] { watch(); });
   } catch (...) {
+    leave_board();
     abort();
     cudaStreamDestroy(stream_);
     throw;
   }
-  thread_ = std::thread([this] { watch(); });
 }
 
 NcclLink::~NcclLink() {
@@ -75,6 +78,7 @@ NcclLink::~NcclLink() {
   }
   changed_.notify_all();
   if (thread_.joinable()) thread_.join();
+  leave_board();
   const bool in_order = std::uncaught_exceptions() == 0 && !failure_;
   if (in_order && comm_ != nullptr) {
     const Stopwatch stopwatch;
@@ -103,15 +107,39 @@ void NcclLink::initialize(Communicator& host) {
   complete("ncclCommInitRank", ncclCommInitRankConfig(&comm_, host.size(), id, host.rank(), &config));
 }
 
+void NcclLink::leave_board() {
+  MpiSession::State& state = session_.state();
+  const std::lock_guard lock(state.calls);
+  std::erase_if(state.notices.activities, [this](const auto& entry) { return entry.first == this; });
+}
+
+std::string NcclLink::activity() {
+  const std::lock_guard lock(mutex_);
+  const std::string& what = calling_.empty() && !in_flight_.empty() ? in_flight_.front()->description : calling_;
+  return what.empty() ? what : fmt::format("in NCCL's {}", what);
+}
+
 void NcclLink::complete(const char* call, ncclResult_t result) {
-  const Stopwatch stopwatch;
+  if (result != ncclInProgress) return check_nccl(result, call);
+  struct Calling {
+    NcclLink& link;
+    Calling(NcclLink& owner, const char* what) : link(owner) { say(what); }
+    ~Calling() { say(""); }
+    Calling(const Calling&) = delete;
+    Calling& operator=(const Calling&) = delete;
+    void say(const char* what) {
+      const std::lock_guard lock(link.mutex_);
+      link.calling_ = what;
+    }
+  } const calling(*this, call);
+  Patience patience(session_.state(), options_.timeout_seconds);
   Backoff backoff;
   while (result == ncclInProgress) {
-    if (stopwatch.seconds() > options_.timeout_seconds) {
-      throw CommunicationError(
-          fmt::format("rank {} waited {:.1f} s in {}; {}", session_.rank(), stopwatch.seconds(), call, silent_ranks()));
-    }
     if (const auto other = failure_of_another_rank()) throw CommunicationError(*other);
+    if (const std::string why = patience.ended() ? look_around(patience) : std::string(); !why.empty()) {
+      throw CommunicationError(
+          fmt::format("rank {} waited {:.1f} s in {}; {}", session_.rank(), patience.seconds(), call, why));
+    }
     backoff.pause();
     check_nccl(ncclCommGetAsyncError(comm_, &result), "ncclCommGetAsyncError");
   }
@@ -122,7 +150,8 @@ std::shared_ptr<NcclLink::Flight> NcclLink::enqueue(std::string description,
                                                     const std::function<ncclResult_t(ncclComm_t, cudaStream_t)>& call) {
   throw_if_failed();
   auto flight = std::make_shared<Flight>();
-  flight->description = fmt::format("{} (number {})", description, started_++);
+  flight->number = ++started_;
+  flight->description = fmt::format("{} (number {})", description, flight->number);
   flight->ready.record(static_cast<cudaStream_t>(options_.current_stream()));
   check_cuda(cudaStreamWaitEvent(stream_, flight->ready.get(), 0), "cudaStreamWaitEvent");
   {
@@ -133,7 +162,7 @@ std::shared_ptr<NcclLink::Flight> NcclLink::enqueue(std::string description,
   flight->done.record(stream_);
   {
     const std::lock_guard lock(mutex_);
-    in_flight_.push_back({flight, Stopwatch()});
+    in_flight_.push_back(flight);
   }
   changed_.notify_one();
   return flight;
@@ -152,6 +181,7 @@ void NcclLink::throw_if_failed() {
 
 void NcclLink::watch() {
   cudaSetDevice(options_.device);
+  Patience patience(session_.state(), options_.timeout_seconds);
   while (true) {
     {
       std::unique_lock lock(mutex_);
@@ -162,7 +192,7 @@ void NcclLink::watch() {
     }
     std::optional<std::string> text;
     try {
-      text = trouble();
+      text = trouble(patience);
     } catch (const std::exception& error) {
       text = error.what();
     }
@@ -170,7 +200,7 @@ void NcclLink::watch() {
   }
 }
 
-std::optional<std::string> NcclLink::trouble() {
+std::optional<std::string> NcclLink::trouble(Patience& patience) {
   if (const auto other = failure_of_another_rank()) return other;
   {
     const std::unique_lock lock(nccl_, std::try_to_lock);  // not while a call of the main thread is under way
@@ -182,21 +212,17 @@ std::optional<std::string> NcclLink::trouble() {
     }
   }
   std::string overdue;
-  double seconds = 0.0;
   {
     const std::lock_guard lock(mutex_);
-    while (!in_flight_.empty() && in_flight_.front().flight->done.reached()) {
-      in_flight_.pop_front();
-      if (!in_flight_.empty()) in_flight_.front().running.restart();
-    }
-    if (in_flight_.empty()) return std::nullopt;
-    Watched& first = in_flight_.front();
-    if (!first.flight->ready.reached()) first.running.restart();
-    seconds = first.running.seconds();
-    if (seconds > options_.timeout_seconds) overdue = first.flight->description;
+    while (!in_flight_.empty() && in_flight_.front()->done.reached()) in_flight_.pop_front();
+    // The time counts from when its inputs are there and those before it have ended.
+    if (in_flight_.empty() || !in_flight_.front()->ready.reached()) return std::nullopt;
+    patience.saw(in_flight_.front()->number);
+    overdue = in_flight_.front()->description;
   }
-  if (overdue.empty()) return std::nullopt;
-  return fmt::format("rank {} waited {:.1f} s in {}; {}", session_.rank(), seconds, overdue, silent_ranks());
+  const std::string why = patience.ended() ? look_around(patience) : std::string();
+  if (why.empty()) return std::nullopt;
+  return fmt::format("rank {} waited {:.1f} s in {}; {}", session_.rank(), patience.seconds(), overdue, why);
 }
 
 std::optional<std::string> NcclLink::failure_of_another_rank() {
@@ -210,30 +236,11 @@ std::optional<std::string> NcclLink::failure_of_another_rank() {
   return fmt::format("{} failed: {}", state.name_of_rank(failure->origin), failure->text);
 }
 
-std::string NcclLink::silent_ranks() {
+std::string NcclLink::look_around(Patience& patience) {
   MpiSession::State& state = session_.state();
   if (!session_.allows_progress_thread()) return "who is missing is not known";
-  {
-    const std::lock_guard lock(state.calls);
-    if (state.unsafe) return "who is missing is not known";
-    state.notices.ask();
-  }
-  const Stopwatch stopwatch;
-  Backoff backoff;
-  while (true) {
-    {
-      const std::lock_guard lock(state.calls);
-      state.notices.poll();
-      if (state.notices.all_answered()) return "all ranks answer";
-      if (stopwatch.seconds() > kAnswerSeconds) break;
-    }
-    backoff.pause();
-  }
-  std::vector<std::string> silent;
-  for (int rank = 0; rank < state.size; ++rank) {
-    if (state.notices.answers()[static_cast<std::size_t>(rank)].empty()) silent.push_back(state.name_of_rank(rank));
-  }
-  return fmt::format("no answer from {}", fmt::join(silent, ", "));
+  const std::lock_guard lock(state.calls);
+  return state.unsafe ? "who is missing is not known" : patience.look({});
 }
 
 void NcclLink::fail(const std::string& text) {

@@ -40,6 +40,11 @@ struct Workplace {
   };
 };
 
+/// What is wrong with a record: errors of a record's file begin with the name that is put before them here.
+std::string without_name(const std::string& why, const std::string& name) {
+  return why.starts_with(name + ": ") ? why.substr(name.size() + 2) : why;
+}
+
 }  // namespace
 
 struct ImageSource::Example {
@@ -111,7 +116,7 @@ void ImageSource::read_row(const Example& example, std::int64_t row, Batch& batc
     decode(record, example, to);
   } catch (const DataError& error) {
     throw DataError(fmt::format("{}: {}; --max-bad-records of train and evaluate leaves out what is bad from the start",
-                                store_->name(record), error.what()));
+                                store_->name(record), without_name(error.what(), store_->name(record))));
   }
   batch.labels[static_cast<std::size_t>(row)] = store_->label(record);
 }
@@ -156,7 +161,7 @@ std::vector<ImageSource::BadRecord> ImageSource::find_bad(std::int64_t begin, st
         mine->reader.check();
       } catch (const DataError& error) {
         const std::lock_guard lock(mutex);
-        bad.push_back({record, error.what()});
+        bad.push_back({record, without_name(error.what(), store_->name(record))});
       }
     }
   });

@@ -26,7 +26,9 @@ namespace {
 namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::ElementsAre;
+using testing::Field;
 using testing::HasSubstr;
+using testing::StartsWith;
 using testing::ThrowsMessage;
 
 /// A class folder of JPEGs, no two alike.
@@ -151,6 +153,16 @@ TEST_F(BadRecords, OneThatTurnsBadLaterEndsTheRun) {
   const auto source = open_without_bad(kImages);
   write(3, "");
   EXPECT_THAT([&] { test::whole(*source); }, ThrowsMessage<DataError>(HasSubstr("a/3.JPEG")));
+}
+
+TEST_F(BadRecords, OneWhoseFileIsGoneIsNamedOnce) {
+  const auto source = open();
+  const std::string file = (directory_.path() / "a/3.JPEG").string();
+  fs::remove(file);
+  const auto begins = StartsWith(file + ": open failed: No such file or directory; ");
+  EXPECT_THAT([&] { test::whole(*source); }, ThrowsMessage<DataError>(begins));
+  EXPECT_THAT(images(*source).find_bad(0, kImages, 1, 1),
+              ElementsAre(Field(&ImageSource::BadRecord::why, "open failed: No such file or directory")));
 }
 
 TEST_F(BadRecords, AFolderInTheFilesPlaceIsOne) {
