@@ -139,6 +139,8 @@ int main(int argc, char** argv) {
   } catch (const Error& error) {
     if (const Origin* origin = origin_of(error)) fail(session, error.code(), error.what(), *origin);
     fail(session, error.code(), error.what());
+  } catch (const std::filesystem::filesystem_error& error) {
+    fail(session, ExitCode::storage, error.what());
   } catch (const std::bad_alloc&) {
     fail(session, ExitCode::internal, "out of memory");
   } catch (const std::exception& error) {

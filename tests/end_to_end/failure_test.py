@@ -11,6 +11,9 @@ import subprocess
 import time
 import unittest
 
+import numpy as np
+
+from images import png
 from support import MOONS, RunTest, checkpoints, children, files, finish, run, start, start_ranks, wait_until
 
 
@@ -122,6 +125,14 @@ class SlowReading(RunTest):
 
     def test_training_data(self):
         self.train("--data", self.table(), "--steps", 3, environment=self.slow(1, "table.csv", 2 * self.TIMEOUT))
+
+    def test_images_while_training(self):
+        for number in range(8):
+            image = self.folder / "images" / f"class-{number % 2}" / f"{number}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(png(np.full((8, 8, 3), 30 * number, np.uint8)))
+        self.train("--data", f"images:{self.folder / 'images'}", "--batch", 4, "--shards", 2, "--steps", 4,
+                   environment=self.slow(1, "7.png", 2 * self.TIMEOUT))
 
     def test_checkpoint_to_continue(self):
         self.train("--data", "moons", "--steps", 3)

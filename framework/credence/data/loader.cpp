@@ -1,6 +1,7 @@
 #include "credence/data/loader.h"
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -145,15 +146,23 @@ Loader::~Loader() {
   for (std::thread& thread : state_->threads) thread.join();
 }
 
+bool Loader::ready_within(std::chrono::milliseconds limit) {
+  State& state = *state_;
+  std::unique_lock lock(state.mutex);
+  if (state.is_ready()) return true;
+  const Stopwatch stopwatch;
+  const bool ready = state.ready.wait_for(lock, limit, [&] { return state.is_ready(); });
+  state.waited_seconds += stopwatch.seconds();
+  return ready;
+}
+
 const Batch& Loader::next() {
+  constexpr std::chrono::hours kLong{1};
+  while (!ready_within(kLong)) {
+  }
   State& state = *state_;
   {
-    std::unique_lock lock(state.mutex);
-    if (!state.is_ready()) {
-      const Stopwatch stopwatch;
-      state.ready.wait(lock, [&] { return state.is_ready(); });
-      state.waited_seconds += stopwatch.seconds();
-    }
+    const std::lock_guard lock(state.mutex);
     const State::Slot& slot = state.slot(state.returned);
     if (slot.error) std::rethrow_exception(slot.error);
     ++state.returned;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <memory_resource>
@@ -37,7 +38,10 @@ class Loader {
   /// stays valid until the next call, before which copies that work on their own must have ended.
   const Batch& next();
 
-  /// Seconds spent waiting in next() so far; asked by the thread that calls next().
+  /// Waits for the batch of next(), that long at most; whether it is there, or the error in its place.
+  bool ready_within(std::chrono::milliseconds limit);
+
+  /// Seconds spent waiting in these two so far; asked by the thread that calls them.
   double waited_seconds() const;
 
  private:

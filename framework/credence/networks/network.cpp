@@ -180,6 +180,7 @@ void Network::build_layout() {
       if (latent != nullptr) {
         slot.is_amortized = latent->is_amortized(name);
         slot.is_deviation = latent->is_deviation(name);
+        if (slot.is_deviation) slot.fan_in /= slot.shape.back();  // the groups, which no unit sums over
         slot.categorical_log_prior = latent->categorical_log_prior(name);
       }
       add_slot(std::move(slot), parameter);

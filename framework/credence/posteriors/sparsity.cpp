@@ -10,8 +10,9 @@ namespace {
 
 constexpr double kLogAlphaLimit = 3.0;
 constexpr double kNever = -1e4;  // as an inclusion logit
-// The raw scale of 1e-15. Of no weight in a float32 sum, and yet so large that draws, and their products with inputs and
-// with each other, are normal numbers: with denormal ones the matrix products of some processors take 300 times as long.
+// The raw scale of 1e-15. Of no weight in a float32 sum, and yet so large that draws, and their products with inputs
+// and with each other, are normal numbers: with denormal ones the matrix products of some processors take 300 times as
+// long.
 constexpr double kNoScale = -34.538776394910684;
 
 int inclusion_logit_of(const PosteriorPlan& plan, int slot) {

@@ -25,7 +25,7 @@ constexpr int kFailedSavesAllowed = 3;
 // A loss this many times that of the first step, for this many steps in a row, will not come back.
 constexpr double kDivergedFactor = 1000.0;
 constexpr std::int64_t kDivergedSteps = 10;
-constexpr std::chrono::milliseconds kSlice{50};  // of a wait for the disk, in which no other rank gets an answer
+constexpr std::chrono::milliseconds kSlice{50};  // of a wait for the disk: between slices other ranks get an answer
 
 enum Flag : std::size_t { kStop, kSavesFailed, kDataFailed, kFlags };
 
@@ -87,6 +87,7 @@ class Reading {
   Examples next() {
     try {
       if (copied_) copied_->synchronize();
+      while (!parts_.loader.ready_within(kSlice)) parts_.communicator.progress();
       return tensors_of(parts_.loader.next());
     } catch (const Error& error) {
       if (!failure_) failure_ = {error.code(), error.what()};

@@ -29,7 +29,7 @@ class Numbers : public DataSource {
   std::int64_t failing_read = -1;
   std::chrono::milliseconds delay{0};
 
- private:
+ protected:
   void fill(std::span<const std::int64_t> examples, Batch& batch) const override {
     if (reads++ == failing_read) throw DataError("numbers.dat: record 7 is damaged");
     std::this_thread::sleep_for(delay);
@@ -121,6 +121,25 @@ TEST(Loader, ABatchStaysUntilTheNextCall) {
       EXPECT_EQ(batch.inputs, as_floats(plan.select(step, 0).examples));
     }
   }
+}
+
+TEST(Loader, WaitsForALimitedTime) {
+  struct Gated : Numbers {
+    Gated() : Numbers(50) {}
+    mutable std::atomic<bool> open = false;
+    void fill(std::span<const std::int64_t> examples, Batch& batch) const override {
+      while (!open) std::this_thread::sleep_for(100us);
+      Numbers::fill(examples, batch);
+    }
+  };
+  const Gated source;
+  const SamplingPlan plan(3, 50, 10, 1);
+  Loader loader(source, plan, {});
+  EXPECT_FALSE(loader.ready_within(5ms));
+  EXPECT_GE(loader.waited_seconds(), 0.005);
+  source.open = true;
+  EXPECT_TRUE(loader.ready_within(60s));
+  EXPECT_EQ(loader.next().inputs, as_floats(plan.select(0, 0).examples));
 }
 
 TEST(Loader, TellsHowLongItWasWaitedFor) {
