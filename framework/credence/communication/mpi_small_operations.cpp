@@ -79,10 +79,10 @@ class BroadcastOperation final : public MpiOperation {
 
   void handle(const std::vector<RequestSet::Message>& completed) override {
     for (const RequestSet::Message& message : completed) {
-      if (!message.incoming) continue;
-      from_parent_.complete(message.piece);
-      forward(message.piece);
+      if (message.incoming) from_parent_.complete(message.piece);
     }
+    // In order, whatever the order of arrival: pieces have one tag, and the child takes them as they are sent.
+    while (forwarded_ < from_parent_.completed()) forward(forwarded_++);
     post();
   }
 
@@ -99,6 +99,7 @@ class BroadcastOperation final : public MpiOperation {
   BroadcastTree tree_;
   std::int64_t pieces_ = 0;
   Stream from_parent_;
+  std::int64_t forwarded_ = 0;  // pieces
 };
 
 }  // namespace
