@@ -71,13 +71,15 @@ int run(MpiSession& session, const std::vector<std::string>& arguments) {
   const bool shared = code == ExitCode::usage || code == ExitCode::unusable_data ||
                       code == ExitCode::directory_in_use || code == ExitCode::diverged || code == ExitCode::storage;
   if (session.rank() == 0 || !shared) log_error("error: rank {} on {}: {}", origin.rank, origin.host, message);
-  write_status(session,
-               {{"status", "failed"},
-                {"exit_code", static_cast<int>(code)},
-                {"rank", origin.rank},
-                {"host", origin.host},
-                {"message", message}},
-               !shared);
+  if (code != ExitCode::directory_in_use) {  // or it is the other job's to write
+    write_status(session,
+                 {{"status", "failed"},
+                  {"exit_code", static_cast<int>(code)},
+                  {"rank", origin.rank},
+                  {"host", origin.host},
+                  {"message", message}},
+                 !shared);
+  }
   leave(session, static_cast<int>(code), message);
 }
 

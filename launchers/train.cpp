@@ -189,6 +189,7 @@ int run_train(const CommandContext& context) {
                  .pixel_memory = page_locked ? page_locked.get() : std::pmr::get_default_resource()});
   TrainingOptions options = training_options(start, objective, model, {plan, total_steps});
   options.laplace = laplace_of(start.values, model, machine);
+  if (start.lock) options.is_directory_lost = [&start] { return start.lock->lost(); };
   Progress progress({.mode = start.values.text("progress"),
                      .log_every = start.values.integer("log-every"),
                      .batch = plan.batch(),

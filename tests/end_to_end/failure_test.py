@@ -187,6 +187,18 @@ class Directory(RunTest):
         process.send_signal(signal.SIGUSR2)
         self.assertEqual(finish(process).code, 75)
 
+    def test_a_job_whose_directory_is_taken_over_leaves_it(self):
+        directory = self.folder / "run"
+        process = start("train", *MOONS, "--shards", 2, "--steps", 100000000, "--progress", "none", "--out", directory, ranks=2)
+        wait_until(lambda: training(directory), "training to begin")
+        (directory / "lock").unlink()
+        (directory / "lock").write_text("of another job")
+        before = (directory / "status.json").read_text()
+        self.assert_refused(finish(process), 73, "taken over", str(directory))
+        self.assertEqual((directory / "lock").read_text(), "of another job")
+        self.assertEqual((directory / "status.json").read_text(), before)
+        self.assertEqual(checkpoints(directory), [])
+
     def test_directory_that_cannot_be_made(self):
         (self.folder / "file").write_text("")
         self.assert_refused(run("train", *MOONS, "--steps", 3, "--out", self.folder / "file" / "run", ranks=2), 74,

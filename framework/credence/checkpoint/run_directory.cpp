@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
@@ -192,17 +193,14 @@ struct RunDirectoryLock::State {
   void beat(double pause_seconds) {
     std::unique_lock lock(mutex);
     const auto pause = std::chrono::duration<double>(pause_seconds);
-    bool warned = false;
     while (!wake.wait_for(lock, pause, [&] { return stopping; })) {
       claim.refresh();
-      if (!warned && !claim.owns()) {
-        warned = true;
-        log_error("the lock of this run directory was taken over or removed by somebody else");
-      }
+      if (!claim.owns()) lost = true;
     }
   }
 
   checkpoints::Claim claim;
+  std::atomic<bool> lost = false;
   std::mutex mutex;
   std::condition_variable wake;
   bool stopping = false;
@@ -214,6 +212,10 @@ RunDirectoryLock::RunDirectoryLock(const std::filesystem::path& directory, doubl
 RunDirectoryLock::~RunDirectoryLock() = default;
 RunDirectoryLock::RunDirectoryLock(RunDirectoryLock&&) noexcept = default;
 RunDirectoryLock& RunDirectoryLock::operator=(RunDirectoryLock&&) noexcept = default;
+
+bool RunDirectoryLock::lost() const {
+  return state_->lost;
+}
 
 void write_text_file(const std::filesystem::path& file, const std::string& text) {
   TemporaryFile temporary(file);

@@ -17,6 +17,9 @@ class RunDirectoryLock {
   RunDirectoryLock(RunDirectoryLock&&) noexcept;
   RunDirectoryLock& operator=(RunDirectoryLock&&) noexcept;
 
+  /// Whether another job has the directory now, as it has where this one stood still for too long. Known within 15 s.
+  bool lost() const;
+
  private:
   struct State;  // a thread refreshes the file's time
   std::unique_ptr<State> state_;

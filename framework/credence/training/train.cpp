@@ -27,7 +27,7 @@ constexpr double kDivergedFactor = 1000.0;
 constexpr std::int64_t kDivergedSteps = 10;
 constexpr std::chrono::milliseconds kSlice{50};  // of a wait for the disk: between slices other ranks get an answer
 
-enum Flag : std::size_t { kStop, kSavesFailed, kDataFailed, kFlags };
+enum Flag : std::size_t { kStop, kSavesFailed, kDataFailed, kDirectoryLost, kFlags };
 
 /// Names the shards whose loss is not finite and the first such tensor. Collective.
 [[noreturn]] void report_not_finite(const TrainingParts& parts, const RunState& state, const char* what) {
@@ -225,7 +225,10 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     const double data_before = parts.loader.waited_seconds();
     const double communication_before = parts.estimator.waited_seconds() + members.waited_seconds();
     const int failed_saves = saver.failures();
-    double flags[kFlags] = {stop_requested() ? 1.0 : 0.0, failed_saves >= kFailedSavesAllowed ? 1.0 : 0.0};
+    double flags[kFlags] = {};
+    flags[kStop] = stop_requested() ? 1.0 : 0.0;
+    flags[kSavesFailed] = failed_saves >= kFailedSavesAllowed ? 1.0 : 0.0;
+    flags[kDirectoryLost] = options.is_directory_lost && options.is_directory_lost() ? 1.0 : 0.0;
 
     const Objective::Weights weights = options.objective.weights(state.step);
     const auto examples_in_all = static_cast<double>(options.objective.dataset_size);
@@ -245,6 +248,11 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
         flags, weights.cross_entropy / examples_in_all);
     if (totals.flags[kDataFailed] > 0.0) parts.communicator.agree(reading.failure());
     if (totals.flags[kSavesFailed] > 0.0) saver.give_up();
+    if (totals.flags[kDirectoryLost] > 0.0) {
+      throw DirectoryInUseError(
+          fmt::format("the lock of {} was taken over or removed: this run leaves the directory as it is",
+                      options.directory.string()));
+    }
     if (!totals.finite) report_not_finite(parts, state, "the loss");
 
     const double factor = learning_rate_factor(options.schedule, time_of(parts, options, state.step));

@@ -17,9 +17,10 @@
 namespace credence {
 
 struct TrainingOptions {
-  std::filesystem::path directory;    // of the run; its lock is held by the caller on rank 0
-  std::int64_t total_steps = 0;       // of the whole run
-  std::int64_t checkpoint_every = 0;  // steps; a last checkpoint is always written
+  std::filesystem::path directory;               // of the run; its lock is held by the caller on rank 0
+  std::function<bool()> is_directory_lost = {};  // to another job; asked every step where there is such a function
+  std::int64_t total_steps = 0;                  // of the whole run
+  std::int64_t checkpoint_every = 0;             // steps; a last checkpoint is always written
   int keep = 3;
   std::int64_t stop_after = 0;  // not 0: stop with a checkpoint once so many steps are completed, as a signal would
   Objective objective;
@@ -54,7 +55,7 @@ enum class Outcome : std::uint8_t { finished, stopped };
 
 /// Trains until total_steps, or until any rank was asked to stop; both leave a checkpoint. Collective. Throws
 /// NumericalError where the run diverges (a state that is not finite is never written), StorageError after three saves
-/// in a row that failed, CommunicationError where a rank is lost.
+/// in a row that failed, DirectoryInUseError where the directory is lost, CommunicationError where a rank is.
 Outcome train(const TrainingParts& parts, const TrainingOptions& options, const RunIdentity& identity, RunState& state,
               const std::function<void(const StepReport&)>& report);
 

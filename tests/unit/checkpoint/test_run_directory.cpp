@@ -159,6 +159,18 @@ TEST(RunDirectoryLock, BeatsWhileHeld) {
   EXPECT_GT(std::filesystem::last_write_time(directory / "lock"), before);
 }
 
+TEST(RunDirectoryLock, NoticesWhenItIsLost) {
+  const ScratchDirectory directory;
+  const RunDirectoryLock first(directory.path(), 0.2);
+  EXPECT_FALSE(first.lost());
+  std::filesystem::remove(directory / "lock");
+  const RunDirectoryLock second(directory.path());
+  const Stopwatch watch;
+  while (!first.lost() && watch.seconds() < 20) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_TRUE(first.lost());
+  EXPECT_FALSE(second.lost());
+}
+
 TEST(RunDirectoryLock, ReleasesOnlyItsOwn) {
   const ScratchDirectory directory;
   auto first = std::make_unique<RunDirectoryLock>(directory.path());
