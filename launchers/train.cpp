@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "assembly.h"
 #include "command_line.h"
@@ -179,14 +180,15 @@ int run_train(const CommandContext& context) {
   if (dealt) model.posterior->work_on(members_of_rank(members, session.size(), session.rank()));
   const auto estimator = build_estimator(start.values, machine, model, *communicator);
   const auto page_locked = machine.device.is_cuda() ? kernels::page_locked_memory(machine.device.index()) : nullptr;
-  Loader loader(*source, plan,
-                {.first_step = state.step,
-                 .first_shard = estimator->first_shard(),
-                 .shard_count = estimator->local_shards(),
-                 .threads = machine.loader_threads,
-                 .augmentation = augmentation,
-                 .seed = identity.seed,
-                 .pixel_memory = page_locked ? page_locked.get() : std::pmr::get_default_resource()});
+  std::optional<Loader> loader(
+      std::in_place, *source, plan,
+      Loader::Options{.first_step = state.step,
+                      .first_shard = estimator->first_shard(),
+                      .shard_count = estimator->local_shards(),
+                      .threads = machine.loader_threads,
+                      .augmentation = augmentation,
+                      .seed = identity.seed,
+                      .pixel_memory = page_locked ? page_locked.get() : std::pmr::get_default_resource()});
   TrainingOptions options = training_options(start, objective, model, {plan, total_steps});
   options.laplace = laplace_of(start.values, model, machine);
   if (start.lock) options.is_directory_lost = [&start] { return start.lock->lost(); };
@@ -216,9 +218,10 @@ int run_train(const CommandContext& context) {
   }
   if (!estimator->remark().empty()) log_info("estimator  {}", estimator->remark());
 
-  const Outcome outcome = train({*source, model.likelihood, plan, loader, *estimator, *communicator}, options, identity,
-                                state, [&](const StepReport& report) { progress(report); });
+  const Outcome outcome = train({*source, model.likelihood, plan, *loader, *estimator, *communicator}, options,
+                                identity, state, [&](const StepReport& report) { progress(report); });
   progress.finish();
+  work_aside(*control, [&] { loader.reset(); });  // what it reads ahead may still take long
   if (outcome == Outcome::stopped) {
     log_info("stopped on request at step {} of {}: checkpoint written; run the same command to continue", state.step,
              total_steps);

@@ -127,12 +127,12 @@ class SlowReading(RunTest):
         self.train("--data", self.table(), "--steps", 3, environment=self.slow(1, "table.csv", 2 * self.TIMEOUT))
 
     def test_images_while_training(self):
-        for number in range(8):
-            image = self.folder / "images" / f"class-{number % 2}" / f"{number}.png"
+        for number in range(100):
+            image = self.folder / "images" / f"class-{number % 2}" / ("slow.png" if number == 50 else f"{number}.png")
             image.parent.mkdir(parents=True, exist_ok=True)
-            image.write_bytes(png(np.full((8, 8, 3), 30 * number, np.uint8)))
-        self.train("--data", f"images:{self.folder / 'images'}", "--batch", 4, "--shards", 2, "--steps", 4,
-                   environment=self.slow(1, "7.png", 2 * self.TIMEOUT))
+            image.write_bytes(png(np.full((8, 8, 3), 2 * number, np.uint8)))
+        self.train("--data", f"images:{self.folder / 'images'}", "--shards", 2, "--steps", 4,
+                   environment=self.slow(1, "slow.png", 2 * self.TIMEOUT))
 
     def test_checkpoint_to_continue(self):
         self.train("--data", "moons", "--steps", 3)
@@ -189,7 +189,8 @@ class Directory(RunTest):
 
     def test_a_job_whose_directory_is_taken_over_leaves_it(self):
         directory = self.folder / "run"
-        process = start("train", *MOONS, "--shards", 2, "--steps", 100000000, "--progress", "none", "--out", directory, ranks=2)
+        process = start("train", *MOONS, "--shards", 2, "--steps", 100000000, "--checkpoint-every", 100000000,
+                        "--progress", "none", "--out", directory, ranks=2)
         wait_until(lambda: training(directory), "training to begin")
         (directory / "lock").unlink()
         (directory / "lock").write_text("of another job")
