@@ -37,8 +37,8 @@ struct ExampleSpec {
 struct Batch {
   std::int64_t size = 0;      // B
   std::vector<float> inputs;  // [B, input_shape...]; images scaled and normalised
-  std::pmr::vector<std::uint8_t>
-      pixels;                        // [B, height, width, channels], where input_shape is [channels, height, width]
+  // [B, height, width, channels], where input_shape is [channels, height, width].
+  std::pmr::vector<std::uint8_t> pixels;
   std::vector<std::int64_t> labels;  // [B]
   std::vector<float> targets;        // [B, target_size]
 };
