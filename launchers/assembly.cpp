@@ -180,7 +180,8 @@ std::unique_ptr<Estimator> build_estimator(const OptionValues& values, const Mac
                                    .shards = static_cast<int>(values.integer("shards")),
                                    .samples = static_cast<int>(samples),
                                    .noise = parse_noise(values.text("noise")),
-                                   .stage_through_host = machine.device.is_cuda() && !machine.nccl};
+                                   .stage_through_host = machine.device.is_cuda() && !machine.nccl,
+                                   .share_update = true};
   const Estimator::Parts parts{*model.network, *model.posterior, model.likelihood, communicator};
   const std::string name = values.text("estimator");
   if (name == "reparam") return std::make_unique<ReparameterizedEstimator>(parts, options);

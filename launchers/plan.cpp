@@ -13,7 +13,7 @@
 #include "credence/base/text.h"
 #include "credence/data/loader.h"
 #include "credence/data/sampling.h"
-#include "credence/training/dealt_members.h"
+#include "credence/training/dealt_update.h"
 #include "credence/training/run_state.h"
 #include "memory.h"
 #include "run_start.h"

@@ -14,7 +14,7 @@
 #include "credence/estimators/curvature.h"
 #include "credence/kernels/page_locked.h"
 #include "credence/networks/hierarchical_groups.h"
-#include "credence/training/dealt_members.h"
+#include "credence/training/dealt_update.h"
 #include "credence/training/signals.h"
 #include "memory.h"
 #include "progress.h"

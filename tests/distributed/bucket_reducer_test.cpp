@@ -74,6 +74,33 @@ TEST(BucketReducer, SumsASlotThatLiesElsewhere) {
   EXPECT_TRUE(arena == expected);
 }
 
+TEST(BucketReducer, ScattersWhatEachRankNeedsAPartOf) {
+  const auto world = tree();
+  const int size = world->size();
+  std::vector<Bucket> buckets = plan_buckets(std::vector<std::int64_t>{0, 1000}, 3000, 4, {4000});
+  ASSERT_EQ(buckets.size(), 2U);
+  buckets[0].scattered = 400 * size;  // elements [1000, 3000): of the others everybody receives all
+  BucketReducer reducer(*world, buckets, 2);
+  for (const bool is_elsewhere : {false, true}) {
+    std::vector<float> arena = rough<float>(world->rank(), 3000), scales = counted<float>(world->rank(), 3000);
+    std::vector<float> own(arena.begin() + 1000, arena.end());
+    const Buffer arrays[] = {whole(arena), whole(scales)};
+    reducer.arm(arrays);
+    reducer.ready(0);
+    reducer.ready(1, is_elsewhere ? std::optional(whole(own)) : std::nullopt);
+    reducer.finish();
+    if (is_elsewhere) std::copy(own.begin(), own.end(), arena.begin() + 1000);
+    const std::vector<float> sum = tree_sum_of_ranks<float>(0, size, 3000);
+    const std::vector<float> scale_sum = counted_sum<float>(size, 3000);
+    for (const auto& [begin, end] : {std::pair{0, 1000},
+                                     {1000 + 400 * world->rank(), 1000 + 400 * (world->rank() + 1)},
+                                     {1000 + 400 * size, 3000}}) {
+      EXPECT_TRUE(std::equal(arena.begin() + begin, arena.begin() + end, sum.begin() + begin)) << begin;
+      EXPECT_TRUE(std::equal(scales.begin() + begin, scales.begin() + end, scale_sum.begin() + begin)) << begin;
+    }
+  }
+}
+
 TEST(BucketReducer, SendsTheBytesOfOneAllReduce) {
   const auto world = tree();
   const std::int64_t slot = 1000 * world->size();

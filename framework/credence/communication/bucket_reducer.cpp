@@ -5,6 +5,17 @@
 
 namespace credence {
 
+namespace {
+
+/// Elements [begin, end).
+Buffer part_of(Buffer buffer, std::int64_t begin, std::int64_t end) {
+  buffer.data = static_cast<std::byte*>(buffer.data) + static_cast<std::size_t>(begin) * size_of(buffer.dtype);
+  buffer.count = end - begin;
+  return buffer;
+}
+
+}  // namespace
+
 std::vector<Bucket> plan_buckets(std::span<const std::int64_t> slot_offsets, std::int64_t arena_elements,
                                  std::size_t element_bytes, const BucketSizes& sizes) {
   ensure(element_bytes > 0 && sizes.bucket_bytes > 0 && sizes.alone_bytes > 0, "buckets without a size");
@@ -40,6 +51,8 @@ BucketReducer::BucketReducer(Communicator& communicator, std::vector<Bucket> buc
     ensure(bucket.begin >= 0 && bucket.begin <= bucket.end, "a bucket whose end lies before its begin");
     ensure(bucket.first_slot >= 0 && bucket.first_slot < bucket.last_slot && bucket.last_slot <= slots,
            "a bucket of slots that do not exist");
+    ensure(bucket.scattered >= 0 && bucket.scattered <= bucket.end - bucket.begin,
+           "a bucket of which more is scattered than it has");
     for (int slot = bucket.first_slot; slot < bucket.last_slot; ++slot) {
       ensure(bucket_of_slot_[static_cast<std::size_t>(slot)] < 0, "a slot in two buckets");
       bucket_of_slot_[static_cast<std::size_t>(slot)] = static_cast<int>(index);
@@ -97,14 +110,13 @@ void BucketReducer::launch_complete_buckets() {
     const std::optional<Buffer>& elsewhere = elsewhere_[next_bucket_];
     const Bucket& bucket = buckets_[next_bucket_++];
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
-      if (i == 0 && elsewhere) {
-        in_flight_.push_back(communicator_.all_reduce(*elsewhere, Reduction::sum));
-        continue;
+      const Buffer all = i == 0 && elsewhere ? *elsewhere : part_of(arrays_[i], bucket.begin, bucket.end);
+      if (bucket.scattered > 0) {
+        in_flight_.push_back(communicator_.reduce_scatter(part_of(all, 0, bucket.scattered), Reduction::sum));
       }
-      Buffer part = arrays_[i];
-      part.data = static_cast<std::byte*>(part.data) + static_cast<std::size_t>(bucket.begin) * size_of(part.dtype);
-      part.count = bucket.end - bucket.begin;
-      in_flight_.push_back(communicator_.all_reduce(part, Reduction::sum));
+      if (bucket.scattered < all.count) {
+        in_flight_.push_back(communicator_.all_reduce(part_of(all, bucket.scattered, all.count), Reduction::sum));
+      }
     }
   }
 }

@@ -15,6 +15,8 @@ struct Bucket {
   std::int64_t end = 0;
   int first_slot = 0;  // slots [first_slot, last_slot)
   int last_slot = 0;
+  /// Of so many elements from `begin` on, in one equal chunk a rank, each rank receives the sum of its own chunk only.
+  std::int64_t scattered = 0;
 };
 
 /// Cuts slots (their first elements, ascending, and the arena's end) into buckets of at most about bucket_bytes, in

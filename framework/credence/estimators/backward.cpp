@@ -1,5 +1,7 @@
 #include "credence/estimators/backward.h"
 
+#include <algorithm>
+
 #include "credence/base/errors.h"
 
 namespace credence {
@@ -8,12 +10,37 @@ namespace {
 
 /// On a CPU a copy of the gradient into an arena costs as much as its transfer: slots of a quarter of a bucket and more
 /// travel from where backward put them.
-std::vector<Bucket> buckets_of(const Estimator::Parts& parts, const Estimator::Options& options) {
+std::vector<Bucket> buckets_of(const Estimator::Parts& parts, const Estimator::Options& options, bool shares_update) {
   if (!Estimator::exchanges_gradients(parts) || options.stage_through_host) return {};
   const Layout& layout = parts.posterior.layout();
   BucketSizes sizes{options.bucket_bytes};
   if (!parts.network.device().is_cuda()) sizes.alone_bytes = options.bucket_bytes / 4;
-  return plan_buckets(layout.offsets(), layout.elements, torch::elementSize(parts.network.dtype()), sizes);
+  std::vector<Bucket> buckets =
+      plan_buckets(layout.offsets(), layout.elements, torch::elementSize(parts.network.dtype()), sizes);
+  for (Bucket& bucket : buckets) {
+    if (!shares_update || bucket.last_slot - bucket.first_slot > 1) continue;
+    bucket.scattered = UpdateShare::head_elements(
+        parts.posterior.segments()[static_cast<std::size_t>(bucket.first_slot)], parts.communicator.size());
+  }
+  return buckets;
+}
+
+UpdateShare share_of(const Estimator::Parts& parts, const std::vector<Bucket>& buckets) {
+  const auto segments = parts.posterior.segments();
+  std::vector<bool> dealt(segments.size());
+  for (const Bucket& bucket : buckets) {
+    if (bucket.scattered > 0) dealt[static_cast<std::size_t>(bucket.first_slot)] = true;
+  }
+  if (std::find(dealt.begin(), dealt.end(), true) == dealt.end()) return {};
+  return {segments, dealt, parts.communicator.rank(), parts.communicator.size()};
+}
+
+/// Where one draw serves a whole step and the kernels alone make it, its weights are all that a rank needs of what the
+/// others update. On a GPU the update takes no longer than they would take to arrive.
+bool can_share_update(const Estimator::Parts& parts, const Estimator::Options& options, bool two_sums) {
+  const PosteriorPlan& plan = parts.posterior.plan();
+  return options.share_update && !two_sums && plan.members == 1 && plan.structures.empty() && plan.terms.empty() &&
+         parts.network.device().is_cpu();
 }
 
 /// Which slots need no arena: all where no gradient is communicated, else on a CPU those alone in their buckets.
@@ -29,11 +56,11 @@ std::vector<bool> slots_in_place(const Estimator::Parts& parts, const std::vecto
 }  // namespace
 
 BackwardEstimator::BackwardEstimator(const Parts& parts, const Options& options, const Sums& sums)
-    : BackwardEstimator(parts, options, sums, buckets_of(parts, options)) {}
+    : BackwardEstimator(parts, options, sums, buckets_of(parts, options, can_share_update(parts, options, sums.two))) {}
 
 BackwardEstimator::BackwardEstimator(const Parts& parts, const Options& options, const Sums& sums,
                                      std::vector<Bucket> buckets)
-    : Estimator(parts, options),
+    : Estimator(parts, options, share_of(parts, buckets)),
       sums_(parts.posterior, {.local_shards = local_shards(),
                               .samples = options.samples,
                               .two_sums = sums.two,

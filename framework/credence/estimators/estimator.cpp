@@ -35,9 +35,10 @@ NoiseSharing parse_noise(const std::string& text) {
   refuse_unknown("noise", text, known);
 }
 
-Estimator::Estimator(const Parts& parts, const Options& options)
+Estimator::Estimator(const Parts& parts, const Options& options, UpdateShare share)
     : parts_(parts),
       options_(options),
+      share_(std::move(share)),
       local_shards_(shards_of_rank(options, parts)),
       buffers_(parts.network, local_shards_),
       scalars_of_shard_(static_cast<std::size_t>(local_shards_)),

@@ -15,6 +15,7 @@
 #include "credence/networks/network.h"
 #include "credence/posteriors/complexity.h"
 #include "credence/posteriors/posterior.h"
+#include "credence/posteriors/update_share.h"
 
 namespace credence {
 
@@ -45,6 +46,8 @@ class Estimator {
     NoiseSharing noise = NoiseSharing::shared;
     std::size_t bucket_bytes = std::size_t{4} << 20;
     bool stage_through_host = false;  // arenas on a GPU, communicator in host memory
+    /// Whoever updates heeds share().
+    bool share_update = false;
   };
   struct Parts {
     Network& network;
@@ -71,8 +74,10 @@ class Estimator {
   /// are charged at draws.
   StepTotals run(std::int64_t step, const std::function<Examples()>& next_examples, std::span<const double> flags,
                  double cross_entropy_weight = 0.0);
-  /// Of the last run().
+  /// Of the last run(). Of what is dealt, only what this rank updates holds sums.
   GradientSum gradient() const { return sum_of_gradients(); }
+  /// What this rank updates, where the ranks share the work.
+  const UpdateShare& share() const { return share_; }
   /// The draw with which this rank will begin the given step.
   kernels::NoiseStream first_draw(std::int64_t step) const { return stream(step, first_shard(), 0); }
 
@@ -84,7 +89,7 @@ class Estimator {
   double waited_seconds() const { return waited_seconds_; }
 
  protected:
-  Estimator(const Parts& parts, const Options& options);
+  Estimator(const Parts& parts, const Options& options, UpdateShare share = {});
 
   /// One shard's one sample.
   struct Pass {
@@ -135,6 +140,7 @@ class Estimator {
 
   Parts parts_;
   Options options_;
+  UpdateShare share_;
   int local_shards_;
   ModuleBuffers buffers_;
   /// {nll reported, nll minimised, correct, not finite} of each member, then -log p of each tensor; of each shard, over

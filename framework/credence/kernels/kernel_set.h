@@ -68,8 +68,12 @@ struct UpdateArrays {
   const NoiseStream* next_noise = nullptr;  // for point segments the mean itself
 };
 
+/// Elements of a stretch: a segment's sums are those of its stretches, one after the other. So whoever works on whole
+/// stretches, counted from a segment's start, finds parts of the very sums that one who works on all of it finds.
+inline constexpr std::int64_t kSumStretch = 8192;
+
 /// Sums over one segment, of the values before the update. float64, blocks of 1,024 elements counted from the
-/// segment's start over 16 virtual lanes, one order everywhere.
+/// segment's start over 16 virtual lanes, blocks added to stretches and stretches to the segment: one order everywhere.
 struct SegmentSums {
   double log_scale = 0.0;          // sum of log(scale); 0 for point segments
   double squared_deviation = 0.0;  // sum of (mean - prior_mean)^2 + scale^2 (point: without scale^2)
@@ -78,6 +82,8 @@ struct SegmentSums {
   double squared_mean = 0.0;           // sum of mean^2
   double squared_mean_gradient = 0.0;  // of d NLL / d mean: without the prior
   double squared_raw_gradient = 0.0;   // of d objective / d raw scale; 0 for point segments
+
+  SegmentSums& operator+=(const SegmentSums& other);
 };
 
 /// The kernels of one implementation and element type. All arrays live on the implementation's device; calls on

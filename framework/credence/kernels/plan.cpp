@@ -55,6 +55,16 @@ std::vector<SegmentConstants<T>> all_segment_constants(std::span<const Segment> 
   return constants;
 }
 
+SegmentSums& SegmentSums::operator+=(const SegmentSums& other) {
+  log_scale += other.log_scale;
+  squared_deviation += other.squared_deviation;
+  squared_gradient += other.squared_gradient;
+  squared_mean += other.squared_mean;
+  squared_mean_gradient += other.squared_mean_gradient;
+  squared_raw_gradient += other.squared_raw_gradient;
+  return *this;
+}
+
 BlockPlan::BlockPlan(std::span<const Segment> segments) : segments_(segments) {
   constexpr std::int64_t kMostElements = kNoiseGroup << 28;  // 16 Philox blocks a group, a 32-bit element counter
   first_block_.reserve(segments.size() + 1);
@@ -79,16 +89,16 @@ Block BlockPlan::at(std::int64_t index) const {
 }
 
 std::vector<SegmentSums> BlockPlan::combine(std::span<const SegmentSums> block_sums) const {
+  constexpr std::int64_t kStretchBlocks = kSumStretch / kBlock;
   std::vector<SegmentSums> sums(segments_.size());
   for (std::size_t s = 0; s < segments_.size(); ++s) {
-    for (std::int64_t b = first_block_[s]; b < first_block_[s + 1]; ++b) {
-      const SegmentSums& block = block_sums[static_cast<std::size_t>(b)];
-      sums[s].log_scale += block.log_scale;
-      sums[s].squared_deviation += block.squared_deviation;
-      sums[s].squared_gradient += block.squared_gradient;
-      sums[s].squared_mean += block.squared_mean;
-      sums[s].squared_mean_gradient += block.squared_mean_gradient;
-      sums[s].squared_raw_gradient += block.squared_raw_gradient;
+    const std::int64_t end = first_block_[s + 1];
+    for (std::int64_t first = first_block_[s]; first < end; first += kStretchBlocks) {
+      SegmentSums stretch;
+      for (std::int64_t b = first; b < std::min(end, first + kStretchBlocks); ++b) {
+        stretch += block_sums[static_cast<std::size_t>(b)];
+      }
+      sums[s] += stretch;
     }
   }
   return sums;

@@ -13,6 +13,7 @@ namespace credence::kernels {
 inline constexpr std::int64_t kBlock = 1024;
 /// Virtual lanes of a block's sums: element i of a block adds to lane i % kLanes, in order.
 inline constexpr int kLanes = 16;
+static_assert(kSumStretch % kBlock == 0, "a stretch is made of whole blocks");
 
 /// Scalars of one step, computed in double and rounded to T once: the same for every implementation.
 template <class T>
@@ -57,7 +58,7 @@ class BlockPlan {
   std::span<const Segment> segments() const { return segments_; }
   /// For each segment the index of its first block, and one past the last: segments + 1 numbers.
   std::span<const std::int64_t> first_blocks() const { return {first_block_.data(), first_block_.size()}; }
-  /// Sums of segments from the sums of blocks, added in block order.
+  /// Sums of segments from the sums of blocks, in the order of SegmentSums.
   std::vector<SegmentSums> combine(std::span<const SegmentSums> block_sums) const;
 
  private:

@@ -144,16 +144,22 @@ kernels::UpdateRule Optimizer::rule_of(const Step& step) const {
   return rule;
 }
 
-Optimizer::Result Optimizer::step(const GradientSum& gradient, const Step& step) {
+Optimizer::Result Optimizer::step(const GradientSum& gradient_sum, const Step& step) {
   kernels::UpdateRule rule = rule_of(step);
   ArenaKernels& kernels = posterior_.kernels();
+  const UpdateShare* const share = step.share;
+  const auto segments = share != nullptr ? share->segments() : posterior_.segments();
+  const GradientSum gradient = share != nullptr ? share->gradient(gradient_sum) : gradient_sum;
+  const auto of_all = [&](std::vector<kernels::SegmentSums> sums) {
+    if (share != nullptr) sums = share->placed(sums);
+    if (step.sum_over_ranks) step.sum_over_ranks(sums);
+    return share != nullptr ? share->of_segments(sums) : sums;
+  };
   const auto measure = [&] {
-    return kernels.measure(posterior_.segments(), rule, posterior_.mean(), posterior_.raw_scale(), gradient);
+    return of_all(kernels.measure(segments, rule, posterior_.mean(), posterior_.raw_scale(), gradient));
   };
   if (options_.clip_norm) {
-    std::vector<kernels::SegmentSums> sums = measure();
-    if (step.sum_over_ranks) step.sum_over_ranks(sums);
-    rule.clip_multiplier = std::min(1.0, *options_.clip_norm / std::max(gradient_norm_of(sums), 1e-300));
+    rule.clip_multiplier = std::min(1.0, *options_.clip_norm / std::max(gradient_norm_of(measure()), 1e-300));
   }
   std::vector<kernels::SegmentRates> rates;
   if (rule.rule == kernels::Rule::lars) {
@@ -161,17 +167,17 @@ Optimizer::Result Optimizer::step(const GradientSum& gradient, const Step& step)
       const kernels::Segment& segment = posterior_.segments()[rates.size()];
       rates.push_back(trust_ratios(options_.trust, segment, sums, rule.cross_entropy_weight));
     }
+    if (share != nullptr) rates = share->rates(rates);
     rule.rates = rates;
   }
   const bool draw_next = step.next_draw.has_value() && posterior_.is_random();
   Result result;
   add_informed_decay(rule.cross_entropy_weight);
-  result.sums = kernels.update(posterior_.segments(), rule, posterior_.mean(), posterior_.raw_scale(), moments_,
-                               gradient, draw_next ? posterior_.weights() : torch::Tensor(),
-                               step.next_draw.value_or(kernels::NoiseStream{}));
+  result.sums = of_all(kernels.update(segments, rule, posterior_.mean(), posterior_.raw_scale(), moments_, gradient,
+                                      draw_next ? posterior_.weights() : torch::Tensor(),
+                                      step.next_draw.value_or(kernels::NoiseStream{})));
   add_informed_decay(-rule.cross_entropy_weight);
   posterior_.set_drawn(draw_next ? step.next_draw : std::nullopt);
-  if (step.sum_over_ranks) step.sum_over_ranks(result.sums);
   result.gradient_norm = gradient_norm_of(result.sums);
   return result;
 }

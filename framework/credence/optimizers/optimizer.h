@@ -13,6 +13,7 @@
 
 #include "credence/estimators/objective.h"
 #include "credence/posteriors/posterior.h"
+#include "credence/posteriors/update_share.h"
 
 namespace credence {
 
@@ -59,7 +60,8 @@ class Optimizer {
     Objective::Weights weights;                     // of the objective, not yet divided by N
     std::int64_t dataset_size = 1;                  // N
     std::optional<kernels::NoiseStream> next_draw;  // also written in the same pass
-    /// Where each rank works on segments of its own, makes the sums those of all. Collective.
+    const UpdateShare* share = nullptr;             // what is updated; null: all that the posterior works on
+    /// Where each rank works on some of it, adds the sums of all ranks. Collective.
     std::function<void(std::vector<kernels::SegmentSums>&)> sum_over_ranks{};
   };
   struct Result {

@@ -15,7 +15,7 @@
 #include "credence/base/log.h"
 #include "credence/base/stopwatch.h"
 #include "credence/checkpoint/background_writer.h"
-#include "credence/training/dealt_members.h"
+#include "credence/training/dealt_update.h"
 #include "credence/training/signals.h"
 
 namespace credence {
@@ -208,7 +208,7 @@ void collect_if_due(const TrainingOptions& options, RunState& state) {
 Outcome train(const TrainingParts& parts, const TrainingOptions& options, const RunIdentity& identity, RunState& state,
               const std::function<void(const StepReport&)>& report) {
   Saver saver(options, identity, parts.communicator);
-  DealtMembers members(state, parts.communicator);
+  DealtUpdate dealt(state, parts.communicator, parts.estimator.share());
   Reading reading(parts, state);
   const double seconds_before = state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0;
   const Stopwatch run_watch;
@@ -216,14 +216,14 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
   forget_fits(options, state);
   bool stopping = stop_requested() && state.step < options.total_steps;
   stopping = parts.communicator.any(stopping);
-  const auto saving_seconds = [&] { return saver.blocked_seconds() + members.gathering_seconds(); };
+  const auto saving_seconds = [&] { return saver.blocked_seconds() + dealt.gathering_seconds(); };
   double saving_told = 0.0;  // a save follows its step's record: the next one tells of it
 
   set_phase("training");
   while (state.step < options.total_steps && !stopping) {
     set_step(state.step + 1);
     const double data_before = parts.loader.waited_seconds();
-    const double communication_before = parts.estimator.waited_seconds() + members.waited_seconds();
+    const double communication_before = parts.estimator.waited_seconds() + dealt.waited_seconds();
     const int failed_saves = saver.failures();
     double flags[kFlags] = {};
     flags[kStop] = stop_requested() ? 1.0 : 0.0;
@@ -262,7 +262,7 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     complexity.terms = add_closed_form_terms(
         state.posterior, {weights.cross_entropy / examples_in_all, weights.entropy / examples_in_all},
         parts.estimator.gradient_multiplier(), gradient);
-    members.sum(complexity.terms);
+    dealt.sum(complexity.terms);
     append_charged_terms(state.posterior.plan(), totals.prior_nats, complexity.terms);
     Optimizer::Result update = state.optimizer.step(
         gradient, {.number = state.step,
@@ -271,8 +271,10 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
                    .weights = weights,
                    .dataset_size = options.objective.dataset_size,
                    .next_draw = last ? std::nullopt : std::optional(parts.estimator.first_draw(state.step + 1)),
-                   .sum_over_ranks = [&](std::vector<kernels::SegmentSums>& sums) { members.sum(sums); }});
+                   .share = dealt.share(),
+                   .sum_over_ranks = [&](std::vector<kernels::SegmentSums>& sums) { dealt.sum(sums); }});
     if (!std::isfinite(update.gradient_norm)) report_not_finite(parts, state, "the gradient");
+    if (!last) dealt.spread_draw();
     complexity.kernels = std::move(update.sums);
     const ObjectiveValue value = evaluate_objective(options.objective, weights, {totals.mean_nll, totals.minimised_nll},
                                                     state.posterior.plan(), complexity);
@@ -293,21 +295,21 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
         .accuracy = totals.accuracy,
         .seconds = seconds_before + run_watch.seconds(),
         .data_seconds = parts.loader.waited_seconds() - data_before,
-        .communication_seconds = parts.estimator.waited_seconds() + members.waited_seconds() - communication_before,
+        .communication_seconds = parts.estimator.waited_seconds() + dealt.waited_seconds() - communication_before,
         .checkpoint_seconds = saving_seconds() - saving_told};
     saving_told = saving_seconds();
     state.history.append(record);
     check_divergence(state);
     stopping = totals.flags[kStop] > 0.0 || (options.stop_after > 0 && state.step >= options.stop_after);
     if (!state.finished && !stopping && options.checkpoint_every > 0 && state.step % options.checkpoint_every == 0) {
-      members.gather();
+      dealt.gather();
       require_finite(state);
       saver.save(state);
-      members.deal();
+      dealt.deal();
     }
     report({record, options.total_steps});
   }
-  members.gather();
+  dealt.gather();
   require_finite(state);
   if (state.finished && options.laplace) {
     set_phase("fit of the Laplace approximation");
