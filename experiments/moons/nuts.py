@@ -4,12 +4,11 @@
 usage: nuts.py moons.csv PREDICTIONS.h5 [--draws 1000] [--tune 1000] [--chains 4]
 
 PREDICTIONS.h5: of `credence evaluate --predictions` on the same file; its grid is used. Writes nuts.npz beside this file:
-x, y, probability and stddev [H, W] over draws, digest of moons.csv, accuracy and NLL of the test points, and the largest
+x, y, probability and stddev [H, W] over draws, digest of the table, accuracy and NLL of the test points, and the largest
 rank-normalised R-hat of the predicted logits of the test points (weights have symmetries, predictions have none).
 """
 
 import argparse
-import hashlib
 import os
 import pathlib
 import subprocess
@@ -58,6 +57,7 @@ def main():
         os.execve(python, [python, *sys.argv], dict(os.environ, CREDENCE_EXPERIMENTS="1", OMP_NUM_THREADS="1"))
     import arviz as az
     from compare import read
+    from table import digest as table_digest
 
     table = read(options.data)
     weights, divergences = sample(*table["train"], options)
@@ -76,7 +76,7 @@ def main():
     np.savez_compressed(pathlib.Path(__file__).with_name("nuts.npz"), x=x.astype(np.float32), y=y.astype(np.float32),
                         probability=surface.mean(axis=0).reshape(shape).astype(np.float16),
                         stddev=surface.std(axis=0).reshape(shape).astype(np.float16),
-                        digest=hashlib.sha256(pathlib.Path(options.data).read_bytes()).hexdigest(), accuracy=accuracy, nll=nll,
+                        digest=table_digest(options.data), accuracy=accuracy, nll=nll,
                         r_hat=r_hat)
     print(f"{options.chains} chains of {options.draws} draws, {divergences} divergences, largest R-hat of a test logit {r_hat:.3f}; "
           f"accuracy {accuracy:.3f}, NLL {nll:.4f}")
