@@ -29,6 +29,10 @@ void print_help(const MpiSession& session, const std::string& text);
 /// One JSON object as a line of stdout, on rank 0. NaN and infinities become null.
 void print_json(const MpiSession& session, const nlohmann::json& value);
 
+/// Says what the exception that is being handled tells: its line on stderr and in the log, and status.json. Main does so
+/// for every error; what has been said is not said again.
+void tell_failure(const MpiSession& session);
+
 /// The run directory whose status.json tells of a failure, once a command has one.
 void set_status_directory(const std::string& directory);
 /// Writes status.json there, on rank 0; `any_rank`: on the rank that calls. Failures to write are ignored.

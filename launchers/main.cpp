@@ -7,6 +7,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "commands.h"
@@ -64,28 +65,33 @@ int run(MpiSession& session, const std::vector<std::string>& arguments) {
   return command->second.run({session, std::span(arguments).subspan(1)});
 }
 
-/// The first line of an error names rank and host where it began, cause, phase and step; a bug or a foreign exception
-/// is an internal error.
-[[noreturn]] void fail(MpiSession& session, ExitCode code, const std::string& message, const Origin& origin) {
-  // A failure that all ranks share is said once, by rank 0; the loss of a rank is told by every survivor.
-  const bool shared = code == ExitCode::usage || code == ExitCode::unusable_data ||
-                      code == ExitCode::directory_in_use || code == ExitCode::diverged || code == ExitCode::storage;
-  if (session.rank() == 0 || !shared) log_error("error: rank {} on {}: {}", origin.rank, origin.host, message);
-  if (code != ExitCode::directory_in_use) {  // or it is the other job's to write
-    write_status(session,
-                 {{"status", "failed"},
-                  {"exit_code", static_cast<int>(code)},
-                  {"rank", origin.rank},
-                  {"host", origin.host},
-                  {"message", message}},
-                 !shared);
+/// What the first line of an error tells: rank and host where it began, and cause, phase and step in the message.
+struct Failure {
+  ExitCode code = ExitCode::internal;
+  std::string message;
+  Origin origin;
+};
+
+/// Of the exception that is being handled. A bug or a foreign exception is an internal error.
+Failure current_failure(const MpiSession& session) {
+  const auto here = [&](ExitCode code, const std::string& message) {
+    return Failure{code, with_context(message), {session.rank(), host_name()}};
+  };
+  try {
+    throw;
+  } catch (const Error& error) {
+    if (const Origin* origin = origin_of(error)) return {error.code(), error.what(), *origin};
+    return here(error.code(), error.what());
+  } catch (const std::filesystem::filesystem_error& error) {
+    return here(ExitCode::storage, error.what());
+  } catch (const std::bad_alloc&) {
+    return here(ExitCode::internal, "out of memory");
+  } catch (const std::exception& error) {
+    return here(ExitCode::internal, error.what());
   }
-  leave(session, static_cast<int>(code), message);
 }
 
-[[noreturn]] void fail(MpiSession& session, ExitCode code, const std::string& message) {
-  fail(session, code, with_context(message), {session.rank(), host_name()});
-}
+std::optional<Failure> told_failure;
 
 /// Without MPI there is nobody to tell: mpirun ends the other ranks.
 std::unique_ptr<MpiSession> start_mpi(int& argc, char**& argv) {
@@ -107,6 +113,24 @@ void print_json(const MpiSession& session, const nlohmann::json& value) {
   if (session.rank() != 0) return;
   fmt::print("{}\n", value.dump());
   std::fflush(stdout);
+}
+
+void tell_failure(const MpiSession& session) {
+  if (told_failure) return;
+  told_failure = current_failure(session);
+  const auto& [code, message, origin] = *told_failure;
+  // A failure that all ranks share is said once, by rank 0; the loss of a rank is told by every survivor.
+  const bool shared = code == ExitCode::usage || code == ExitCode::unusable_data ||
+                      code == ExitCode::directory_in_use || code == ExitCode::diverged || code == ExitCode::storage;
+  if (session.rank() == 0 || !shared) log_error("error: rank {} on {}: {}", origin.rank, origin.host, message);
+  if (code == ExitCode::directory_in_use) return;  // status.json is the other job's to write
+  write_status(session,
+               {{"status", "failed"},
+                {"exit_code", static_cast<int>(code)},
+                {"rank", origin.rank},
+                {"host", origin.host},
+                {"message", message}},
+               !shared);
 }
 
 void set_status_directory(const std::string& directory) {
@@ -138,14 +162,8 @@ int main(int argc, char** argv) {
   ignore_limit_signals();
   try {
     leave(session, run(session, arguments));
-  } catch (const Error& error) {
-    if (const Origin* origin = origin_of(error)) fail(session, error.code(), error.what(), *origin);
-    fail(session, error.code(), error.what());
-  } catch (const std::filesystem::filesystem_error& error) {
-    fail(session, ExitCode::storage, error.what());
-  } catch (const std::bad_alloc&) {
-    fail(session, ExitCode::internal, "out of memory");
-  } catch (const std::exception& error) {
-    fail(session, ExitCode::internal, error.what());
+  } catch (const std::exception&) {
+    tell_failure(session);
+    leave(session, static_cast<int>(told_failure->code), told_failure->message);
   }
 }

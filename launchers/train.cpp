@@ -180,18 +180,10 @@ int run_train(const CommandContext& context) {
   if (dealt) model.posterior->work_on(members_of_rank(members, session.size(), session.rank()));
   const auto estimator = build_estimator(start.values, machine, model, *communicator);
   const auto page_locked = machine.device.is_cuda() ? kernels::page_locked_memory(machine.device.index()) : nullptr;
-  std::optional<Loader> loader(
-      std::in_place, *source, plan,
-      Loader::Options{.first_step = state.step,
-                      .first_shard = estimator->first_shard(),
-                      .shard_count = estimator->local_shards(),
-                      .threads = machine.loader_threads,
-                      .augmentation = augmentation,
-                      .seed = identity.seed,
-                      .pixel_memory = page_locked ? page_locked.get() : std::pmr::get_default_resource()});
   TrainingOptions options = training_options(start, objective, model, {plan, total_steps});
   options.laplace = laplace_of(start.values, model, machine);
   if (start.lock) options.is_directory_lost = [&start] { return start.lock->lost(); };
+  options.on_failure = [&session] { tell_failure(session); };
   Progress progress({.mode = start.values.text("progress"),
                      .log_every = start.values.integer("log-every"),
                      .batch = plan.batch(),
@@ -203,6 +195,16 @@ int run_train(const CommandContext& context) {
   collectively(*control, [&] {
     if (session.rank() == 0) require_space(state, identity, start);
   });
+  // An error between here and train() is said only once what is read ahead has been read.
+  std::optional<Loader> loader(
+      std::in_place, *source, plan,
+      Loader::Options{.first_step = state.step,
+                      .first_shard = estimator->first_shard(),
+                      .shard_count = estimator->local_shards(),
+                      .threads = machine.loader_threads,
+                      .augmentation = augmentation,
+                      .seed = identity.seed,
+                      .pixel_memory = page_locked ? page_locked.get() : std::pmr::get_default_resource()});
   occupy_directory(start, session, *control);
   write_status(session, {{"status", "running"},
                          {"host", host_name()},

@@ -32,6 +32,12 @@ def alive(pid):
         return False
 
 
+def slow(rank, part, seconds):
+    """The environment in which a rank's files with this in their path take so much longer to open and to read."""
+    return {"LD_PRELOAD": os.environ["CREDENCE_SLOW_FILES"], "SLOW_RANK": str(rank), "SLOW_PART": part,
+            "SLOW_MILLISECONDS": str(int(1000 * seconds))}
+
+
 class LostRanks(RunTest):
     LONG = ("train", *MOONS, "--steps", 1000000, "--progress", "none", "--timeout-seconds", 5)
 
@@ -110,10 +116,6 @@ class SlowReading(RunTest):
 
     TIMEOUT = 3
 
-    def slow(self, rank, suffix, seconds):
-        return {"LD_PRELOAD": os.environ["CREDENCE_SLOW_FILES"], "SLOW_RANK": str(rank), "SLOW_SUFFIX": suffix,
-                "SLOW_MILLISECONDS": str(int(1000 * seconds))}
-
     def train(self, *arguments, **options):
         self.succeed("train", "--network", "mlp:20,20", "--batch", 50, "--progress", "none", "--timeout-seconds", self.TIMEOUT,
                      "--out", self.folder / "run", *arguments, ranks=2, **options)
@@ -124,7 +126,7 @@ class SlowReading(RunTest):
         return f"csv:{table}"
 
     def test_training_data(self):
-        self.train("--data", self.table(), "--steps", 3, environment=self.slow(1, "table.csv", 2 * self.TIMEOUT))
+        self.train("--data", self.table(), "--steps", 3, environment=slow(1, "table.csv", 2 * self.TIMEOUT))
 
     def test_images_while_training(self):
         for number in range(100):
@@ -132,12 +134,12 @@ class SlowReading(RunTest):
             image.parent.mkdir(parents=True, exist_ok=True)
             image.write_bytes(png(np.full((8, 8, 3), 2 * number, np.uint8)))
         self.train("--data", f"images:{self.folder / 'images'}", "--shards", 2, "--steps", 4,
-                   environment=self.slow(1, "slow.png", 2 * self.TIMEOUT))
+                   environment=slow(1, "slow.png", 2 * self.TIMEOUT))
 
     def test_checkpoint_to_continue(self):
         self.train("--data", "moons", "--steps", 3)
         self.train("--data", "moons", "--steps", 6,
-                   environment=self.slow(0, "checkpoint-00000003.h5", self.TIMEOUT / 10))
+                   environment=slow(0, "checkpoint-00000003.h5", self.TIMEOUT / 10))
 
     def test_images_to_pack(self):
         def idx(name, *shape):
@@ -149,13 +151,13 @@ class SlowReading(RunTest):
             idx(f"{split}-images-idx3-ubyte", 20, 8, 8)
             idx(f"{split}-labels-idx1-ubyte", 20)
         self.succeed("pack", f"mnist:{self.folder}", self.folder / "packed.h5", "--encoding", "raw", "--timeout-seconds",
-                     self.TIMEOUT, ranks=2, environment=self.slow(1, "train-labels-idx1-ubyte", 2 * self.TIMEOUT))
+                     self.TIMEOUT, ranks=2, environment=slow(1, "train-labels-idx1-ubyte", 2 * self.TIMEOUT))
 
     def test_checkpoint_and_data_to_evaluate(self):
         self.train("--data", self.table(), "--steps", 3)
         for suffix, seconds in (("checkpoint-00000003.h5", self.TIMEOUT / 5), ("table.csv", 2 * self.TIMEOUT)):
             self.succeed("evaluate", "--checkpoint", self.folder / "run", "--split", "train", "--timeout-seconds",
-                         self.TIMEOUT, ranks=2, environment=self.slow(1, suffix, seconds))
+                         self.TIMEOUT, ranks=2, environment=slow(1, suffix, seconds))
 
 
 class ErrorLines(RunTest):
@@ -173,9 +175,18 @@ class ErrorLines(RunTest):
         self.assertRegex(result.stderr, r"(?m)^error: rank 1 on \S+: [^:]*table\.csv.* \(in reading of data\)$")
 
     def test_what_training_meets(self):
-        result = run("train", *MOONS, "--lr", 1e30, "--steps", 50, "--progress", "none", "--out", self.folder / "run", ranks=2)
+        options = ("train", *MOONS, "--steps", 50, "--progress", "none", "--out", self.folder / "run", "--lr")
+        line = r"(?m)^error: rank 0 on \S+: .* not finite.* \(in training, step \d+\)$"
+        result = run(*options, 1e30, ranks=2)
         self.assert_refused(result, 93)
-        self.assertRegex(result.stderr, r"(?m)^error: rank 0 on \S+: .* \(in training, step \d+\)$")
+        self.assertRegex(result.stderr, line)
+        # While rank 0 waits for its disk, with a first step saved, the other has left and mpirun ends the job.
+        result = run(*options, 1e15, "--posterior", "point", "--checkpoint-every", 1, "--overwrite", ranks=2,
+                     environment=slow(0, "checkpoint-00000001.h5", 6))
+        self.assertEqual(result.code, 93, result)
+        self.assertRegex(result.stderr, line)
+        status = json.loads((self.folder / "run" / "status.json").read_text())
+        self.assertEqual((status["status"], status["exit_code"]), ("failed", 93))
 
 
 class Directory(RunTest):
