@@ -26,6 +26,8 @@ int run_doctor(const CommandContext& context);
 
 /// Prints help on rank 0.
 void print_help(const MpiSession& session, const std::string& text);
+/// One line, or several with an indent. Bytes that are no UTF-8, as paths may have, are replaced.
+std::string to_text(const nlohmann::json& value, int indent = -1);
 /// One JSON object as a line of stdout, on rank 0. NaN and infinities become null.
 void print_json(const MpiSession& session, const nlohmann::json& value);
 

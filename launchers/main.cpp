@@ -109,9 +109,13 @@ void print_help(const MpiSession& session, const std::string& text) {
   if (session.rank() == 0) fmt::print("{}", text);
 }
 
+std::string to_text(const nlohmann::json& value, int indent) {
+  return value.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 void print_json(const MpiSession& session, const nlohmann::json& value) {
   if (session.rank() != 0) return;
-  fmt::print("{}\n", value.dump());
+  fmt::print("{}\n", to_text(value));
   std::fflush(stdout);
 }
 
@@ -145,8 +149,8 @@ void write_status(const MpiSession& session, const nlohmann::json& status, bool 
     std::ifstream stream(file);
     const auto before = nlohmann::json::parse(stream, nullptr, /*allow_exceptions=*/false);
     if (any_rank && before.is_object() && before.value("status", "") == "failed") return;
-    write_text_file(file, status.dump(2) + "\n");
-  } catch (const Error&) {
+    write_text_file(file, to_text(status, 2) + "\n");
+  } catch (const std::exception&) {
     // The directory itself may be what failed; the log has the same words.
   }
 }

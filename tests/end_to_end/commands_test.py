@@ -9,7 +9,9 @@ import subprocess
 import unittest
 
 import h5py
+import numpy as np
 
+from images import png
 from support import EXECUTABLE, MOONS, RunTest, checkpoints, finish, run, start, start_ranks, wait_until
 
 
@@ -236,6 +238,26 @@ class Commands(RunTest):
         self.assertNotIn("img/s", result.stderr)  # cut off by the terminal's width
         lines = [line for line in (self.folder / "log.txt").read_text().splitlines() if "img/s" in line]
         self.assertEqual([line.split("step ")[1].split(" ")[0] for line in lines], ["10/40", "20/40", "30/40", "40/40"])
+
+    def test_paths_need_not_be_utf_8(self):
+        out = self.folder / os.fsdecode(b"f\xe4sh")
+        options = ("train", *MOONS, "--steps", 3, "--progress", "none", "--json", "--out", out)
+        for _ in range(2):  # the second finds the run finished
+            self.assertIn("f\ufffdsh", self.succeed(*options, ranks=2).json["checkpoint"])
+        self.assertEqual(json.loads((out / "status.json").read_text())["status"], "finished")
+        self.assertIn("f\ufffdsh", self.succeed("inspect", "--verify", "--json", out).json["directory"])
+
+        images = self.folder / "images"
+        for number in range(8):
+            file = images / f"class-{number % 2}" / (os.fsdecode(b"caf\xe9.png") if number == 5 else f"{number}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"broken" if number == 5 else png(np.full((8, 8, 3), 20 * number, np.uint8)))
+        refused = run("train", "--data", f"images:{images}", "--network", "mlp:4", "--batch", 8, "--steps", 2, "--out",
+                      self.folder / "run", ranks=2)
+        self.assert_refused(refused, 65, "caf\ufffd.png")
+        status = json.loads((self.folder / "run" / "status.json").read_text())
+        self.assertEqual((status["status"], status["exit_code"]), ("failed", 65))
+        self.assertIn("caf\ufffd.png", status["message"])
 
     def test_config_file_takes_a_command_s_own_names(self):
         config = self.folder / "run.ini"
