@@ -104,6 +104,21 @@ TrainingOptions training_options(const Start& start, const Objective& objective,
           .laplace = std::nullopt};
 }
 
+/// Whether nothing is left to do: every step is done, and the checkpoint that says so is in the directory. Collective.
+bool is_finished(const Start& start, const RunState& state, std::int64_t total_steps, Communicator& control) {
+  if (!start.resumed || state.step < total_steps) return false;
+  bool recorded = false;
+  if (start.checkpoint) {
+    std::error_code ignored;
+    const auto& attributes = start.checkpoint->attributes();
+    const auto finished = attributes.find("finished");
+    recorded = finished != attributes.end() && finished->second == Attribute(std::int64_t{1}) &&
+               std::filesystem::equivalent(start.checkpoint->file(),
+                                           start.directory / start.checkpoint->file().filename(), ignored);
+  }
+  return control.any(recorded);
+}
+
 }  // namespace
 
 int run_train(const CommandContext& context) {
@@ -166,7 +181,7 @@ int run_train(const CommandContext& context) {
     log_resumption(start, line.training, *start.checkpoint, machine, total_steps);
     log_info("continuing from {}", start.checkpoint->file().string());
   }
-  if (start.resumed && state.step >= total_steps) {
+  if (is_finished(start, state, total_steps, *control)) {
     log_info("the run is finished: {} of {} steps are done; more --epochs or --steps continue it", state.step,
              total_steps);
     state.finished = true;
