@@ -195,10 +195,16 @@ void require_space(const RunState& state, const RunIdentity& identity, const Sta
       if (const auto freed = fs::file_size(file, error); !error) available += freed;
     }
   }
-  if (available >= 2 * bytes) return;
-  throw StorageError(fmt::format(
-      "{} has {:.1f} MB free, and two checkpoints of this run need {:.1f} MB; free some, or give another --out",
-      start.directory.string(), static_cast<double>(available) / 1e6, 2e-6 * static_cast<double>(bytes)));
+  // Where as many are there as are kept, each new one that is whole makes room for the next.
+  const auto there = static_cast<std::int64_t>(checkpoints::list_checkpoints(start.directory).size());
+  const bool one = !start.overwrite && there >= std::max<std::int64_t>(start.values.integer("keep"), 2);
+  const std::uintmax_t needed = one ? bytes : 2 * bytes;
+  if (available >= needed) return;
+  throw StorageError(
+      fmt::format("{} has {:.1f} MB free, and {} of this run need{} {:.1f} MB; free some, or give "
+                  "another --out",
+                  start.directory.string(), static_cast<double>(available) / 1e6,
+                  one ? "a checkpoint" : "two checkpoints", one ? "s" : "", 1e-6 * static_cast<double>(needed)));
 }
 
 void occupy_directory(const Start& start, const MpiSession& session, Communicator& control) {

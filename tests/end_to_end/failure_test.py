@@ -252,6 +252,20 @@ class Directory(RunTest):
         step = int(sorted(before)[-1].split("-")[1].split(".")[0])
         self.run_with_code(75, *options, "--stop-after", step + 1, ranks=2)
 
+    def test_room_for_one_more_checkpoint_is_enough_to_go_on(self):
+        mount = self.small_disk("4m")
+        options = ("train", "--data", "moons", "--network", "mlp:50,50", "--steps", 100, "--keep", 2, "--checkpoint-every", 2,
+                   "--progress", "none", "--out", mount / "run")
+        self.run_with_code(75, *options, "--stop-after", 4)
+        size = checkpoints(mount / "run")[-1].stat().st_size
+        free = os.statvfs(mount).f_bavail * os.statvfs(mount).f_frsize
+        (mount / "filler").write_bytes(bytes(int(free - 0.5 * size)))
+        self.assert_refused(run(*options, "--stop-after", 8), 74, "MB free", "a checkpoint of this run needs")
+        os.truncate(mount / "filler", int(free - 1.5 * size))
+        self.run_with_code(75, *options, "--stop-after", 8)
+        self.assertEqual([file.name for file in checkpoints(mount / "run")],
+                         ["checkpoint-00000006.h5", "checkpoint-00000008.h5"])
+
 
 class DamagedCheckpoints(RunTest):
     def setUp(self):
