@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -117,7 +118,7 @@ class SlowReading(RunTest):
     TIMEOUT = 3
 
     def train(self, *arguments, **options):
-        self.succeed("train", "--network", "mlp:20,20", "--batch", 50, "--progress", "none", "--timeout-seconds", self.TIMEOUT,
+        return self.succeed("train", "--network", "mlp:20,20", "--batch", 50, "--progress", "none", "--timeout-seconds", self.TIMEOUT,
                      "--out", self.folder / "run", *arguments, ranks=2, **options)
 
     def table(self):
@@ -126,7 +127,10 @@ class SlowReading(RunTest):
         return f"csv:{table}"
 
     def test_training_data(self):
-        self.train("--data", self.table(), "--steps", 3, environment=slow(1, "table.csv", 2 * self.TIMEOUT))
+        result = self.train("--data", self.table(), "--steps", 3, environment=slow(0, "table.csv", 2.5 * self.TIMEOUT))
+        # On the terminal, after each timeout.
+        told = re.findall(r"rank 1 on \S+ has waited .* for rank 0 on \S+, still at work", result.stderr)
+        self.assertEqual(len(told), 2, result)
 
     def test_images_while_training(self):
         for number in range(100):
@@ -251,6 +255,7 @@ class Directory(RunTest):
         os.remove(mount / "filler")
         step = int(sorted(before)[-1].split("-")[1].split(".")[0])
         self.run_with_code(75, *options, "--stop-after", step + 1, ranks=2)
+
 
     def test_room_for_one_more_checkpoint_is_enough_to_go_on(self):
         mount = self.small_disk("4m")
