@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -8,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <system_error>
 #include <vector>
 
 #include "commands.h"
@@ -87,11 +89,21 @@ Failure current_failure(const MpiSession& session) {
   } catch (const std::bad_alloc&) {
     return here(ExitCode::internal, "out of memory");
   } catch (const std::exception& error) {
+    if (std::ferror(stdout) != 0) {
+      return here(ExitCode::storage, fmt::format("what was to be printed could not be written: {}", error.what()));
+    }
     return here(ExitCode::internal, error.what());
   }
 }
 
 std::optional<Failure> told_failure;
+
+/// What is printed is what a command was called for.
+void require_printed() {
+  if (std::fflush(stdout) == 0) return;
+  throw StorageError(
+      fmt::format("what was to be printed could not be written: {}", std::generic_category().message(errno)));
+}
 
 /// Without MPI there is nobody to tell: mpirun ends the other ranks.
 std::unique_ptr<MpiSession> start_mpi(int& argc, char**& argv) {
@@ -116,7 +128,7 @@ std::string to_text(const nlohmann::json& value, int indent) {
 void print_json(const MpiSession& session, const nlohmann::json& value) {
   if (session.rank() != 0) return;
   fmt::print("{}\n", to_text(value));
-  std::fflush(stdout);
+  require_printed();
 }
 
 void tell_failure(const MpiSession& session) {
@@ -159,13 +171,15 @@ void write_status(const MpiSession& session, const nlohmann::json& status, bool 
 
 int main(int argc, char** argv) {
   using namespace credence;
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
   const auto started = start_mpi(argc, argv);
   MpiSession& session = *started;
-  const std::vector<std::string> arguments(argv + 1, argv + argc);
   open_log({.rank = session.rank(), .size = session.size(), .directory = {}});
   ignore_limit_signals();
   try {
-    leave(session, run(session, arguments));
+    const int exit_code = run(session, arguments);
+    require_printed();
+    leave(session, exit_code);
   } catch (const std::exception&) {
     tell_failure(session);
     leave(session, static_cast<int>(told_failure->code), told_failure->message);

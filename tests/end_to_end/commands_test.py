@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from images import png
-from support import EXECUTABLE, MOONS, RunTest, checkpoints, finish, run, start, start_ranks, wait_until
+from support import ENVIRONMENT, EXECUTABLE, MOONS, MPIRUN, RunTest, checkpoints, finish, run, start, start_ranks, wait_until
 
 
 class Commands(RunTest):
@@ -238,6 +238,20 @@ class Commands(RunTest):
         self.assertNotIn("img/s", result.stderr)  # cut off by the terminal's width
         lines = [line for line in (self.folder / "log.txt").read_text().splitlines() if "img/s" in line]
         self.assertEqual([line.split("step ")[1].split(" ")[0] for line in lines], ["10/40", "20/40", "30/40", "40/40"])
+
+    def test_what_cannot_be_printed_is_an_error(self):
+        self.succeed("train", *MOONS, "--steps", 3, "--progress", "none", "--out", self.folder / "run")
+        evaluate = ("evaluate", "--checkpoint", self.folder / "run", "--samples", 2, "--json")
+        inspect = ("inspect", self.folder / "run")  # more than a buffer's
+        for command, ranks in ((evaluate, 1), (evaluate, 2), (inspect, 1), (("inspect", "--json", self.folder / "run"), 1),
+                               (("--help",), 1)):
+            with self.subTest(command=command[0], ranks=ranks), open("/dev/full", "w") as full:
+                # mpirun reads what ranks print, so there the rank itself is given what is full.
+                words = [EXECUTABLE, *map(str, command)]
+                if ranks > 1:
+                    words = [MPIRUN, "--oversubscribe", "-np", str(ranks), "sh", "-c", 'exec "$0" "$@" > /dev/full', *words]
+                process = subprocess.Popen(words, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+                self.assert_refused(finish(process), 74, "could not be written", "No space left")
 
     def test_paths_need_not_be_utf_8(self):
         out = self.folder / os.fsdecode(b"f\xe4sh")
