@@ -172,6 +172,8 @@ void write_status(const MpiSession& session, const nlohmann::json& status, bool 
 int main(int argc, char** argv) {
   using namespace credence;
   const std::vector<std::string> arguments(argv + 1, argv + argc);
+  // What stops with a checkpoint does so from the first moment on: MPI may take long to start.
+  if (!arguments.empty() && (arguments[0] == "train" || arguments[0] == "pack")) install_signal_handlers();
   const auto started = start_mpi(argc, argv);
   MpiSession& session = *started;
   open_log({.rank = session.rank(), .size = session.size(), .directory = {}});

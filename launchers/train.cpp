@@ -15,7 +15,6 @@
 #include "credence/kernels/page_locked.h"
 #include "credence/networks/hierarchical_groups.h"
 #include "credence/training/dealt_update.h"
-#include "credence/training/signals.h"
 #include "memory.h"
 #include "progress.h"
 #include "run_report.h"
@@ -129,7 +128,6 @@ int run_train(const CommandContext& context) {
     print_help(session, "credence train [options]\n\n" + describe_options(train_extras(), names));
     return 0;
   }
-  install_signal_handlers();
   const auto control = make_control_communicator(line.training, session);
   require_same_options(line, *control);
   require(!line.training.given("epochs") || !line.training.given("steps"), "give --epochs or --steps, not both");

@@ -136,6 +136,13 @@ class Resume(RunTest):
         self.run_with_code(75, *options, self.folder / "run", "--stop-after", stopped_at + 100, ranks=1)
         self.assert_same_bits(last(self.folder / "straight"), last(self.folder / "run"))
 
+    def test_signal_while_mpi_starts_stops_too(self):
+        process = start("train", *MOONS, "--steps", 1000000, "--progress", "none", "--out", self.folder / "run")
+        wait_until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) > 1, "MPI's threads")
+        process.send_signal(signal.SIGUSR2)
+        self.assertEqual(finish(process).code, 75)
+        self.assertEqual(len(checkpoints(self.folder / "run")), 1)
+
     def test_killed_at_random_times(self):
         seed = int(os.environ.get("CREDENCE_TEST_SEED", time.time_ns() % 1000000))
         print(f"random times from seed {seed}")
