@@ -31,8 +31,8 @@ std::string to_text(const nlohmann::json& value, int indent = -1);
 /// One JSON object as a line of stdout, on rank 0. NaN and infinities become null.
 void print_json(const MpiSession& session, const nlohmann::json& value);
 
-/// Says what the exception that is being handled tells: its line on stderr and in the log, and status.json. Main does so
-/// for every error; what has been said is not said again.
+/// Says what the exception that is being handled tells: its line on stderr and in the log, and status.json. Main does
+/// so for every error; what has been said is not said again.
 void tell_failure(const MpiSession& session);
 
 /// The run directory whose status.json tells of a failure, once a command has one.

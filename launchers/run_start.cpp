@@ -129,6 +129,12 @@ std::unique_ptr<Checkpoint> find_start(const CommandLine& line, const fs::path& 
   return newest;
 }
 
+/// Of every rank, in the run's directory. Collective.
+void open_logs(const Start& start, const MpiSession& session, Communicator& control) {
+  collectively(control,
+               [&] { open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory}); });
+}
+
 }  // namespace
 
 void require_same_options(const CommandLine& line, Communicator& control) {
@@ -165,7 +171,7 @@ Start begin_run(const CommandLine& line, MpiSession& session, Communicator& cont
   });
   recorded = control.broadcast_text(recorded, 0);
   start.resumed = !recorded.empty();
-  if (!start.overwrite) open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory});
+  if (!start.overwrite) open_logs(start, session, control);
   start.values =
       start.resumed ? merge_for_resume(from_ini(recorded, "the recorded configuration"), line.training) : line.training;
   return start;
@@ -214,9 +220,7 @@ void occupy_directory(const Start& start, const MpiSession& session, Communicato
     write_text_file(start.directory / "config.ini", to_ini(start.values, true));
   });
   set_status_directory(start.directory.string());
-  if (!start.overwrite) return;
-  collectively(control,
-               [&] { open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory}); });
+  if (start.overwrite) open_logs(start, session, control);
 }
 
 std::int64_t planned_steps(const OptionValues& values, const SamplingPlan& plan) {

@@ -131,8 +131,9 @@ int run_train(const CommandContext& context) {
   const auto control = make_control_communicator(line.training, session);
   require_same_options(line, *control);
   require(!line.training.given("epochs") || !line.training.given("steps"), "give --epochs or --steps, not both");
-  const Machine machine = choose_machine(line.training, session, *control);
+  Machine machine = choose_machine(line.training, session, *control);
   Start start = begin_run(line, session, *control);
+  settle_backend(start.values, machine);
 
   set_phase("reading of data");
   std::unique_ptr<DataSource> source;
@@ -203,6 +204,7 @@ int run_train(const CommandContext& context) {
                      .dataset_size = source->size(),
                      .epochs = plan.epochs(total_steps),
                      .classes = is_classification(model.likelihood),
+                     .first_seconds = state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0,
                      .quiet = session.rank() != 0});
 
   collectively(*control, [&] {

@@ -273,6 +273,17 @@ class Commands(RunTest):
         self.assertEqual((status["status"], status["exit_code"]), ("failed", 65))
         self.assertIn("caf\ufffd.png", status["message"])
 
+    def test_the_first_step_has_its_line(self):
+        options = ("train", *MOONS, "--log-every", 1, "--out", self.folder)
+        lines = [self.run_with_code(code, *options, *more).stderr.splitlines()
+                 for code, more in ((75, ("--steps", 3, "--stop-after", 2)), (0, ()))]
+        for text, steps in zip(lines, (["1/3", "2/3"], ["3/3"])):
+            told = [line for line in text if "img/s" in line]
+            self.assertEqual([line.split("step ")[1].split(" ")[0] for line in told], steps)
+            for line in told:
+                self.assertRegex(line, r"elbo -\d+\.\d*[1-9]\d* .* \d+ img/s")
+                self.assertLess(float(line.split(" img/s")[0].split()[-1]), 1e8)
+
     def test_config_file_takes_a_command_s_own_names(self):
         config = self.folder / "run.ini"
         config.write_text(f"data = moons\nnetwork = mlp:4\nsteps = 5\nout = {self.folder}/run\noverwrite = true\njson = true\n")

@@ -178,6 +178,11 @@ class ErrorLines(RunTest):
         self.assert_refused(result, 65, "table.csv")
         self.assertRegex(result.stderr, r"(?m)^error: rank 1 on \S+: [^:]*table\.csv.* \(in reading of data\)$")
 
+    def test_a_log_that_only_rank_1_cannot_write(self):
+        (self.folder / "run" / "log-1.txt").mkdir(parents=True)
+        result = run("train", *MOONS, "--steps", 3, "--out", self.folder / "run", ranks=2)
+        self.assert_refused(result, 74, "error: rank 1 on", "log-1.txt")
+
     def test_what_training_meets(self):
         options = ("train", *MOONS, "--steps", 50, "--progress", "none", "--out", self.folder / "run", "--lr")
         line = r"(?m)^error: rank 0 on \S+: .* not finite.* \(in training, step \d+\)$"
