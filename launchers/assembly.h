@@ -35,6 +35,8 @@ struct Machine {
 };
 /// Collective over `control`. Sets LibTorch's and OpenMP's threads, and the CUDA device of the thread that calls.
 Machine choose_machine(const OptionValues& values, MpiSession& session, Communicator& control);
+/// Over MPI where the run's --reduction, given or recorded, is tree and --backend leaves the choice.
+void settle_backend(const OptionValues& values, Machine& machine);
 
 /// For agreement before and beside training: any number of ranks, host memory.
 std::unique_ptr<Communicator> make_control_communicator(const OptionValues& values, MpiSession& session);

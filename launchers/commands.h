@@ -26,8 +26,14 @@ int run_doctor(const CommandContext& context);
 
 /// Prints help on rank 0.
 void print_help(const MpiSession& session, const std::string& text);
+/// One line, or several with an indent. Bytes that are no UTF-8, as paths may have, are replaced.
+std::string to_text(const nlohmann::json& value, int indent = -1);
 /// One JSON object as a line of stdout, on rank 0. NaN and infinities become null.
 void print_json(const MpiSession& session, const nlohmann::json& value);
+
+/// Says what the exception that is being handled tells: its line on stderr and in the log, and status.json. Main does
+/// so for every error; what has been said is not said again.
+void tell_failure(const MpiSession& session);
 
 /// The run directory whose status.json tells of a failure, once a command has one.
 void set_status_directory(const std::string& directory);

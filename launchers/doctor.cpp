@@ -104,7 +104,7 @@ std::string hdf5_version() {
 nlohmann::json report_of(const std::vector<Finding>& findings, Communicator& control) {
   nlohmann::json mine;
   for (const Finding& finding : findings) mine[finding.subject] = {{"good", finding.good}, {"detail", finding.detail}};
-  const std::vector<std::string> all = control.gather_texts(mine.dump());
+  const std::vector<std::string> all = control.gather_texts(to_text(mine));
   nlohmann::json report = nlohmann::json::parse(all[0]);
   for (std::size_t rank = 1; rank < all.size(); ++rank) {
     const nlohmann::json theirs = nlohmann::json::parse(all[rank]);

@@ -87,7 +87,7 @@ void print(const Checkpoint& checkpoint, const nlohmann::json& description) {
   fmt::print("{}\n", checkpoint.file().string());
   for (const auto& [name, value] : description["attributes"].items()) {
     if (name != "class_names" && name != "feature_names")
-      fmt::print("  {:<24} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
+      fmt::print("  {:<24} {}\n", name, value.is_string() ? value.get<std::string>() : to_text(value));
   }
   fmt::print("\nconfiguration\n");
   std::string config = checkpoint.config();

@@ -113,6 +113,12 @@ Machine choose_machine(const OptionValues& values, MpiSession& session, Communic
   return machine;
 }
 
+void settle_backend(const OptionValues& values, Machine& machine) {
+  if (!machine.nccl || values.text("reduction") != "tree" || values.text("backend") == "nccl") return;
+  machine.nccl = false;
+  machine.instead_of_nccl = "--reduction tree, whose bits do not depend on the number of ranks, is MPI's";
+}
+
 std::unique_ptr<Communicator> make_control_communicator(const OptionValues& values, MpiSession& session) {
   const double timeout_seconds = timeout_of(values);
   if (session.size() == 1) return make_self_communicator();

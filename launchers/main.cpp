@@ -1,12 +1,15 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <memory>
+#include <optional>
+#include <system_error>
 #include <vector>
 
 #include "commands.h"
@@ -64,27 +67,42 @@ int run(MpiSession& session, const std::vector<std::string>& arguments) {
   return command->second.run({session, std::span(arguments).subspan(1)});
 }
 
-/// The first line of an error names rank and host where it began, cause, phase and step; a bug or a foreign exception
-/// is an internal error.
-[[noreturn]] void fail(MpiSession& session, ExitCode code, const std::string& message, const Origin& origin) {
-  // A failure that all ranks share is said once, by rank 0; the loss of a rank is told by every survivor.
-  const bool shared = code == ExitCode::usage || code == ExitCode::unusable_data ||
-                      code == ExitCode::directory_in_use || code == ExitCode::diverged || code == ExitCode::storage;
-  if (session.rank() == 0 || !shared) log_error("error: rank {} on {}: {}", origin.rank, origin.host, message);
-  if (code != ExitCode::directory_in_use) {  // or it is the other job's to write
-    write_status(session,
-                 {{"status", "failed"},
-                  {"exit_code", static_cast<int>(code)},
-                  {"rank", origin.rank},
-                  {"host", origin.host},
-                  {"message", message}},
-                 !shared);
+/// What the first line of an error tells: rank and host where it began, and cause, phase and step in the message.
+struct Failure {
+  ExitCode code = ExitCode::internal;
+  std::string message;
+  Origin origin;
+};
+
+/// Of the exception that is being handled. A bug or a foreign exception is an internal error.
+Failure current_failure(const MpiSession& session) {
+  const auto here = [&](ExitCode code, const std::string& message) {
+    return Failure{code, with_context(message), {session.rank(), host_name()}};
+  };
+  try {
+    throw;
+  } catch (const Error& error) {
+    if (const Origin* origin = origin_of(error)) return {error.code(), error.what(), *origin};
+    return here(error.code(), error.what());
+  } catch (const std::filesystem::filesystem_error& error) {
+    return here(ExitCode::storage, error.what());
+  } catch (const std::bad_alloc&) {
+    return here(ExitCode::internal, "out of memory");
+  } catch (const std::exception& error) {
+    if (std::ferror(stdout) != 0) {
+      return here(ExitCode::storage, fmt::format("what was to be printed could not be written: {}", error.what()));
+    }
+    return here(ExitCode::internal, error.what());
   }
-  leave(session, static_cast<int>(code), message);
 }
 
-[[noreturn]] void fail(MpiSession& session, ExitCode code, const std::string& message) {
-  fail(session, code, with_context(message), {session.rank(), host_name()});
+std::optional<Failure> told_failure;
+
+/// What is printed is what a command was called for.
+void require_printed() {
+  if (std::fflush(stdout) == 0) return;
+  throw StorageError(
+      fmt::format("what was to be printed could not be written: {}", std::generic_category().message(errno)));
 }
 
 /// Without MPI there is nobody to tell: mpirun ends the other ranks.
@@ -103,10 +121,32 @@ void print_help(const MpiSession& session, const std::string& text) {
   if (session.rank() == 0) fmt::print("{}", text);
 }
 
+std::string to_text(const nlohmann::json& value, int indent) {
+  return value.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 void print_json(const MpiSession& session, const nlohmann::json& value) {
   if (session.rank() != 0) return;
-  fmt::print("{}\n", value.dump());
-  std::fflush(stdout);
+  fmt::print("{}\n", to_text(value));
+  require_printed();
+}
+
+void tell_failure(const MpiSession& session) {
+  if (told_failure) return;
+  told_failure = current_failure(session);
+  const auto& [code, message, origin] = *told_failure;
+  // A failure that all ranks share is said once, by rank 0; the loss of a rank is told by every survivor.
+  const bool shared = code == ExitCode::usage || code == ExitCode::unusable_data ||
+                      code == ExitCode::directory_in_use || code == ExitCode::diverged || code == ExitCode::storage;
+  if (session.rank() == 0 || !shared) log_error("error: rank {} on {}: {}", origin.rank, origin.host, message);
+  if (code == ExitCode::directory_in_use) return;  // status.json is the other job's to write
+  write_status(session,
+               {{"status", "failed"},
+                {"exit_code", static_cast<int>(code)},
+                {"rank", origin.rank},
+                {"host", origin.host},
+                {"message", message}},
+               !shared);
 }
 
 void set_status_directory(const std::string& directory) {
@@ -121,8 +161,8 @@ void write_status(const MpiSession& session, const nlohmann::json& status, bool 
     std::ifstream stream(file);
     const auto before = nlohmann::json::parse(stream, nullptr, /*allow_exceptions=*/false);
     if (any_rank && before.is_object() && before.value("status", "") == "failed") return;
-    write_text_file(file, status.dump(2) + "\n");
-  } catch (const Error&) {
+    write_text_file(file, to_text(status, 2) + "\n");
+  } catch (const std::exception&) {
     // The directory itself may be what failed; the log has the same words.
   }
 }
@@ -131,21 +171,19 @@ void write_status(const MpiSession& session, const nlohmann::json& status, bool 
 
 int main(int argc, char** argv) {
   using namespace credence;
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  // What stops with a checkpoint does so from the first moment on: MPI may take long to start.
+  if (!arguments.empty() && (arguments[0] == "train" || arguments[0] == "pack")) install_signal_handlers();
   const auto started = start_mpi(argc, argv);
   MpiSession& session = *started;
-  const std::vector<std::string> arguments(argv + 1, argv + argc);
   open_log({.rank = session.rank(), .size = session.size(), .directory = {}});
   ignore_limit_signals();
   try {
-    leave(session, run(session, arguments));
-  } catch (const Error& error) {
-    if (const Origin* origin = origin_of(error)) fail(session, error.code(), error.what(), *origin);
-    fail(session, error.code(), error.what());
-  } catch (const std::filesystem::filesystem_error& error) {
-    fail(session, ExitCode::storage, error.what());
-  } catch (const std::bad_alloc&) {
-    fail(session, ExitCode::internal, "out of memory");
-  } catch (const std::exception& error) {
-    fail(session, ExitCode::internal, error.what());
+    const int exit_code = run(session, arguments);
+    require_printed();
+    leave(session, exit_code);
+  } catch (const std::exception&) {
+    tell_failure(session);
+    leave(session, static_cast<int>(told_failure->code), told_failure->message);
   }
 }

@@ -13,7 +13,6 @@
 #include "credence/checkpoint/run_directory.h"
 #include "credence/data/pack_assembly.h"
 #include "credence/data/pack_record.h"
-#include "credence/training/signals.h"
 #include "pack_task.h"
 #include "pack_work.h"
 
@@ -153,7 +152,6 @@ int run_pack(const CommandContext& context) {
   require(what != line.extras.end() && what->second.size() == 2,
           "pack needs two things: SOURCE (images as for --data) and FILE.h5");
   const PackSettings settings = parse_settings(line);
-  install_signal_handlers();
   const auto control = make_control_communicator(line.training, session);
   const Machine machine = choose_machine(line.training, session, *control);
   const PackLimits limits{line.training.given("loader-threads") ? machine.loader_threads : machine.threads,

@@ -261,7 +261,10 @@ int run_plan(const CommandContext& context) {
   require(ranks >= 1 && ranks <= 1'000'000, "--ranks must be between 1 and 1000000, not {}", ranks);
   require(!line.training.given("epochs") || !line.training.given("steps"), "give --epochs or --steps, not both");
   const auto control = make_control_communicator(line.training, context.session);
-  const Machine machine = choose_machine(line.training, context.session, *control);
+  Machine machine = choose_machine(line.training, context.session, *control);
+  // As ranks will that have a device each.
+  machine.nccl = ranks > 1 && machine.device.is_cuda() && line.training.text("backend") != "mpi" && nccl_available();
+  settle_backend(line.training, machine);
   const auto source = open_data(line.training.text("data"), Split::train, data_options(line.training, machine));
   const Figures figures = plan_run(line.training, machine, *source, static_cast<int>(ranks));
   line.has("json") ? print_json(context.session, to_json(figures)) : print(figures);

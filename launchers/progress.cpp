@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 #include "credence/base/errors.h"
 #include "credence/base/log.h"
@@ -35,7 +36,7 @@ std::size_t terminal_columns() {
 
 }  // namespace
 
-Progress::Progress(const Options& options) : options_(options) {
+Progress::Progress(const Options& options) : options_(options), first_seconds_(options.first_seconds) {
   const std::vector<std::string> known = {"auto", "plain", "none"};
   if (std::find(known.begin(), known.end(), options.mode) == known.end()) {
     refuse_unknown("progress", options.mode, known);
@@ -61,14 +62,13 @@ void Progress::operator()(const StepReport& report) {
   data_ += record.data_seconds;
   communication_ += record.communication_seconds;
   saving_ += record.checkpoint_seconds;
-  if (first_seconds_ < 0.0) {
-    first_seconds_ = record.seconds;  // the first step warms up: its time says nothing
+  const bool due = record.step % options_.log_every == 0 || record.step == report.total_steps;
+  const bool first = !std::exchange(warm_, true);
+  if (first && !due) {  // the first step warms up: its time would tell nothing of those after it
+    first_seconds_ = record.seconds;
     forget();
-    if (record.step < report.total_steps) return;
-    steps_ = 1;
+    return;
   }
-  const bool last = record.step == report.total_steps;
-  const bool due = record.step % options_.log_every == 0 || last;
   if (columns_ > 0 && !options_.quiet && (due || since_shown_.seconds() > kRedrawSeconds)) {
     since_shown_.restart();
     std::string text = line(report).substr(0, columns_ - 1);

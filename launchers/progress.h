@@ -20,7 +20,8 @@ class Progress {
     std::int64_t dataset_size = 1;
     double epochs = 0.0;  // of the whole run
     bool classes = true;
-    bool quiet = false;  // not rank 0
+    double first_seconds = 0.0;  // of the run, before this start
+    bool quiet = false;          // not rank 0
   };
   explicit Progress(const Options& options);
 
@@ -40,7 +41,8 @@ class Progress {
   std::int64_t steps_ = 0;
   double elbo_ = 0.0, objective_ = 0.0, log_likelihood_ = 0.0, kl_ = 0.0, accuracy_ = 0.0;
   double data_ = 0.0, communication_ = 0.0, saving_ = 0.0;
-  double first_seconds_ = -1.0;
+  double first_seconds_;
+  bool warm_ = false;
 };
 
 }  // namespace credence

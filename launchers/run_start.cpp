@@ -129,6 +129,12 @@ std::unique_ptr<Checkpoint> find_start(const CommandLine& line, const fs::path& 
   return newest;
 }
 
+/// Of every rank, in the run's directory. Collective.
+void open_logs(const Start& start, const MpiSession& session, Communicator& control) {
+  collectively(control,
+               [&] { open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory}); });
+}
+
 }  // namespace
 
 void require_same_options(const CommandLine& line, Communicator& control) {
@@ -165,7 +171,7 @@ Start begin_run(const CommandLine& line, MpiSession& session, Communicator& cont
   });
   recorded = control.broadcast_text(recorded, 0);
   start.resumed = !recorded.empty();
-  if (!start.overwrite) open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory});
+  if (!start.overwrite) open_logs(start, session, control);
   start.values =
       start.resumed ? merge_for_resume(from_ini(recorded, "the recorded configuration"), line.training) : line.training;
   return start;
@@ -195,10 +201,16 @@ void require_space(const RunState& state, const RunIdentity& identity, const Sta
       if (const auto freed = fs::file_size(file, error); !error) available += freed;
     }
   }
-  if (available >= 2 * bytes) return;
-  throw StorageError(fmt::format(
-      "{} has {:.1f} MB free, and two checkpoints of this run need {:.1f} MB; free some, or give another --out",
-      start.directory.string(), static_cast<double>(available) / 1e6, 2e-6 * static_cast<double>(bytes)));
+  // Where as many are there as are kept, each new one that is whole makes room for the next.
+  const auto there = static_cast<std::int64_t>(checkpoints::list_checkpoints(start.directory).size());
+  const bool one = !start.overwrite && there >= std::max<std::int64_t>(start.values.integer("keep"), 2);
+  const std::uintmax_t needed = one ? bytes : 2 * bytes;
+  if (available >= needed) return;
+  throw StorageError(
+      fmt::format("{} has {:.1f} MB free, and {} of this run need{} {:.1f} MB; free some, or give "
+                  "another --out",
+                  start.directory.string(), static_cast<double>(available) / 1e6,
+                  one ? "a checkpoint" : "two checkpoints", one ? "s" : "", 1e-6 * static_cast<double>(needed)));
 }
 
 void occupy_directory(const Start& start, const MpiSession& session, Communicator& control) {
@@ -208,9 +220,7 @@ void occupy_directory(const Start& start, const MpiSession& session, Communicato
     write_text_file(start.directory / "config.ini", to_ini(start.values, true));
   });
   set_status_directory(start.directory.string());
-  if (!start.overwrite) return;
-  collectively(control,
-               [&] { open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory}); });
+  if (start.overwrite) open_logs(start, session, control);
 }
 
 std::int64_t planned_steps(const OptionValues& values, const SamplingPlan& plan) {

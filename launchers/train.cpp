@@ -15,7 +15,6 @@
 #include "credence/kernels/page_locked.h"
 #include "credence/networks/hierarchical_groups.h"
 #include "credence/training/dealt_update.h"
-#include "credence/training/signals.h"
 #include "memory.h"
 #include "progress.h"
 #include "run_report.h"
@@ -104,6 +103,21 @@ TrainingOptions training_options(const Start& start, const Objective& objective,
           .laplace = std::nullopt};
 }
 
+/// Whether nothing is left to do: every step is done, and the checkpoint that says so is in the directory. Collective.
+bool is_finished(const Start& start, const RunState& state, std::int64_t total_steps, Communicator& control) {
+  if (!start.resumed || state.step < total_steps) return false;
+  bool recorded = false;
+  if (start.checkpoint) {
+    std::error_code ignored;
+    const auto& attributes = start.checkpoint->attributes();
+    const auto finished = attributes.find("finished");
+    recorded = finished != attributes.end() && finished->second == Attribute(std::int64_t{1}) &&
+               std::filesystem::equivalent(start.checkpoint->file(),
+                                           start.directory / start.checkpoint->file().filename(), ignored);
+  }
+  return control.any(recorded);
+}
+
 }  // namespace
 
 int run_train(const CommandContext& context) {
@@ -114,12 +128,12 @@ int run_train(const CommandContext& context) {
     print_help(session, "credence train [options]\n\n" + describe_options(train_extras(), names));
     return 0;
   }
-  install_signal_handlers();
   const auto control = make_control_communicator(line.training, session);
   require_same_options(line, *control);
   require(!line.training.given("epochs") || !line.training.given("steps"), "give --epochs or --steps, not both");
-  const Machine machine = choose_machine(line.training, session, *control);
+  Machine machine = choose_machine(line.training, session, *control);
   Start start = begin_run(line, session, *control);
+  settle_backend(start.values, machine);
 
   set_phase("reading of data");
   std::unique_ptr<DataSource> source;
@@ -166,7 +180,7 @@ int run_train(const CommandContext& context) {
     log_resumption(start, line.training, *start.checkpoint, machine, total_steps);
     log_info("continuing from {}", start.checkpoint->file().string());
   }
-  if (start.resumed && state.step >= total_steps) {
+  if (is_finished(start, state, total_steps, *control)) {
     log_info("the run is finished: {} of {} steps are done; more --epochs or --steps continue it", state.step,
              total_steps);
     state.finished = true;
@@ -180,6 +194,23 @@ int run_train(const CommandContext& context) {
   if (dealt) model.posterior->work_on(members_of_rank(members, session.size(), session.rank()));
   const auto estimator = build_estimator(start.values, machine, model, *communicator);
   const auto page_locked = machine.device.is_cuda() ? kernels::page_locked_memory(machine.device.index()) : nullptr;
+  TrainingOptions options = training_options(start, objective, model, {plan, total_steps});
+  options.laplace = laplace_of(start.values, model, machine);
+  if (start.lock) options.is_directory_lost = [&start] { return start.lock->lost(); };
+  options.on_failure = [&session] { tell_failure(session); };
+  Progress progress({.mode = start.values.text("progress"),
+                     .log_every = start.values.integer("log-every"),
+                     .batch = plan.batch(),
+                     .dataset_size = source->size(),
+                     .epochs = plan.epochs(total_steps),
+                     .classes = is_classification(model.likelihood),
+                     .first_seconds = state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0,
+                     .quiet = session.rank() != 0});
+
+  collectively(*control, [&] {
+    if (session.rank() == 0) require_space(state, identity, start);
+  });
+  // An error between here and train() is said only once what is read ahead has been read.
   std::optional<Loader> loader(
       std::in_place, *source, plan,
       Loader::Options{.first_step = state.step,
@@ -189,20 +220,6 @@ int run_train(const CommandContext& context) {
                       .augmentation = augmentation,
                       .seed = identity.seed,
                       .pixel_memory = page_locked ? page_locked.get() : std::pmr::get_default_resource()});
-  TrainingOptions options = training_options(start, objective, model, {plan, total_steps});
-  options.laplace = laplace_of(start.values, model, machine);
-  if (start.lock) options.is_directory_lost = [&start] { return start.lock->lost(); };
-  Progress progress({.mode = start.values.text("progress"),
-                     .log_every = start.values.integer("log-every"),
-                     .batch = plan.batch(),
-                     .dataset_size = source->size(),
-                     .epochs = plan.epochs(total_steps),
-                     .classes = is_classification(model.likelihood),
-                     .quiet = session.rank() != 0});
-
-  collectively(*control, [&] {
-    if (session.rank() == 0) require_space(state, identity, start);
-  });
   occupy_directory(start, session, *control);
   write_status(session, {{"status", "running"},
                          {"host", host_name()},

@@ -9,8 +9,10 @@ import subprocess
 import unittest
 
 import h5py
+import numpy as np
 
-from support import EXECUTABLE, MOONS, RunTest, checkpoints, finish, run, start, start_ranks, wait_until
+from images import png
+from support import ENVIRONMENT, EXECUTABLE, MOONS, MPIRUN, RunTest, checkpoints, finish, run, start, start_ranks, wait_until
 
 
 class Commands(RunTest):
@@ -236,6 +238,51 @@ class Commands(RunTest):
         self.assertNotIn("img/s", result.stderr)  # cut off by the terminal's width
         lines = [line for line in (self.folder / "log.txt").read_text().splitlines() if "img/s" in line]
         self.assertEqual([line.split("step ")[1].split(" ")[0] for line in lines], ["10/40", "20/40", "30/40", "40/40"])
+
+    def test_what_cannot_be_printed_is_an_error(self):
+        self.succeed("train", *MOONS, "--steps", 3, "--progress", "none", "--out", self.folder / "run")
+        evaluate = ("evaluate", "--checkpoint", self.folder / "run", "--samples", 2, "--json")
+        inspect = ("inspect", self.folder / "run")  # more than a buffer's
+        for command, ranks in ((evaluate, 1), (evaluate, 2), (inspect, 1), (("inspect", "--json", self.folder / "run"), 1),
+                               (("--help",), 1)):
+            with self.subTest(command=command[0], ranks=ranks), open("/dev/full", "w") as full:
+                # mpirun reads what ranks print, so there the rank itself is given what is full.
+                words = [EXECUTABLE, *map(str, command)]
+                if ranks > 1:
+                    words = [MPIRUN, "--oversubscribe", "-np", str(ranks), "sh", "-c", 'exec "$0" "$@" > /dev/full', *words]
+                process = subprocess.Popen(words, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+                self.assert_refused(finish(process), 74, "could not be written", "No space left")
+
+    def test_paths_need_not_be_utf_8(self):
+        out = self.folder / os.fsdecode(b"f\xe4sh")
+        options = ("train", *MOONS, "--steps", 3, "--progress", "none", "--json", "--out", out)
+        for _ in range(2):  # the second finds the run finished
+            self.assertIn("f\ufffdsh", self.succeed(*options, ranks=2).json["checkpoint"])
+        self.assertEqual(json.loads((out / "status.json").read_text())["status"], "finished")
+        self.assertIn("f\ufffdsh", self.succeed("inspect", "--verify", "--json", out).json["directory"])
+
+        images = self.folder / "images"
+        for number in range(8):
+            file = images / f"class-{number % 2}" / (os.fsdecode(b"caf\xe9.png") if number == 5 else f"{number}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"broken" if number == 5 else png(np.full((8, 8, 3), 20 * number, np.uint8)))
+        refused = run("train", "--data", f"images:{images}", "--network", "mlp:4", "--batch", 8, "--steps", 2, "--out",
+                      self.folder / "run", ranks=2)
+        self.assert_refused(refused, 65, "caf\ufffd.png")
+        status = json.loads((self.folder / "run" / "status.json").read_text())
+        self.assertEqual((status["status"], status["exit_code"]), ("failed", 65))
+        self.assertIn("caf\ufffd.png", status["message"])
+
+    def test_the_first_step_has_its_line(self):
+        options = ("train", *MOONS, "--log-every", 1, "--out", self.folder)
+        lines = [self.run_with_code(code, *options, *more).stderr.splitlines()
+                 for code, more in ((75, ("--steps", 3, "--stop-after", 2)), (0, ()))]
+        for text, steps in zip(lines, (["1/3", "2/3"], ["3/3"])):
+            told = [line for line in text if "img/s" in line]
+            self.assertEqual([line.split("step ")[1].split(" ")[0] for line in told], steps)
+            for line in told:
+                self.assertRegex(line, r"elbo -\d+\.\d*[1-9]\d* .* \d+ img/s")
+                self.assertLess(float(line.split(" img/s")[0].split()[-1]), 1e8)
 
     def test_config_file_takes_a_command_s_own_names(self):
         config = self.folder / "run.ini"

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,12 @@ def alive(pid):
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def slow(rank, part, seconds):
+    """The environment in which a rank's files with this in their path take so much longer to open and to read."""
+    return {"LD_PRELOAD": os.environ["CREDENCE_SLOW_FILES"], "SLOW_RANK": str(rank), "SLOW_PART": part,
+            "SLOW_MILLISECONDS": str(int(1000 * seconds))}
 
 
 class LostRanks(RunTest):
@@ -110,12 +117,8 @@ class SlowReading(RunTest):
 
     TIMEOUT = 3
 
-    def slow(self, rank, suffix, seconds):
-        return {"LD_PRELOAD": os.environ["CREDENCE_SLOW_FILES"], "SLOW_RANK": str(rank), "SLOW_SUFFIX": suffix,
-                "SLOW_MILLISECONDS": str(int(1000 * seconds))}
-
     def train(self, *arguments, **options):
-        self.succeed("train", "--network", "mlp:20,20", "--batch", 50, "--progress", "none", "--timeout-seconds", self.TIMEOUT,
+        return self.succeed("train", "--network", "mlp:20,20", "--batch", 50, "--progress", "none", "--timeout-seconds", self.TIMEOUT,
                      "--out", self.folder / "run", *arguments, ranks=2, **options)
 
     def table(self):
@@ -124,7 +127,10 @@ class SlowReading(RunTest):
         return f"csv:{table}"
 
     def test_training_data(self):
-        self.train("--data", self.table(), "--steps", 3, environment=self.slow(1, "table.csv", 2 * self.TIMEOUT))
+        result = self.train("--data", self.table(), "--steps", 3, environment=slow(0, "table.csv", 2.5 * self.TIMEOUT))
+        # On the terminal, after each timeout.
+        told = re.findall(r"rank 1 on \S+ has waited .* for rank 0 on \S+, still at work", result.stderr)
+        self.assertEqual(len(told), 2, result)
 
     def test_images_while_training(self):
         for number in range(100):
@@ -132,12 +138,12 @@ class SlowReading(RunTest):
             image.parent.mkdir(parents=True, exist_ok=True)
             image.write_bytes(png(np.full((8, 8, 3), 2 * number, np.uint8)))
         self.train("--data", f"images:{self.folder / 'images'}", "--shards", 2, "--steps", 4,
-                   environment=self.slow(1, "slow.png", 2 * self.TIMEOUT))
+                   environment=slow(1, "slow.png", 2 * self.TIMEOUT))
 
     def test_checkpoint_to_continue(self):
         self.train("--data", "moons", "--steps", 3)
         self.train("--data", "moons", "--steps", 6,
-                   environment=self.slow(0, "checkpoint-00000003.h5", self.TIMEOUT / 10))
+                   environment=slow(0, "checkpoint-00000003.h5", self.TIMEOUT / 10))
 
     def test_images_to_pack(self):
         def idx(name, *shape):
@@ -149,13 +155,13 @@ class SlowReading(RunTest):
             idx(f"{split}-images-idx3-ubyte", 20, 8, 8)
             idx(f"{split}-labels-idx1-ubyte", 20)
         self.succeed("pack", f"mnist:{self.folder}", self.folder / "packed.h5", "--encoding", "raw", "--timeout-seconds",
-                     self.TIMEOUT, ranks=2, environment=self.slow(1, "train-labels-idx1-ubyte", 2 * self.TIMEOUT))
+                     self.TIMEOUT, ranks=2, environment=slow(1, "train-labels-idx1-ubyte", 2 * self.TIMEOUT))
 
     def test_checkpoint_and_data_to_evaluate(self):
         self.train("--data", self.table(), "--steps", 3)
         for suffix, seconds in (("checkpoint-00000003.h5", self.TIMEOUT / 5), ("table.csv", 2 * self.TIMEOUT)):
             self.succeed("evaluate", "--checkpoint", self.folder / "run", "--split", "train", "--timeout-seconds",
-                         self.TIMEOUT, ranks=2, environment=self.slow(1, suffix, seconds))
+                         self.TIMEOUT, ranks=2, environment=slow(1, suffix, seconds))
 
 
 class ErrorLines(RunTest):
@@ -172,10 +178,24 @@ class ErrorLines(RunTest):
         self.assert_refused(result, 65, "table.csv")
         self.assertRegex(result.stderr, r"(?m)^error: rank 1 on \S+: [^:]*table\.csv.* \(in reading of data\)$")
 
+    def test_a_log_that_only_rank_1_cannot_write(self):
+        (self.folder / "run" / "log-1.txt").mkdir(parents=True)
+        result = run("train", *MOONS, "--steps", 3, "--out", self.folder / "run", ranks=2)
+        self.assert_refused(result, 74, "error: rank 1 on", "log-1.txt")
+
     def test_what_training_meets(self):
-        result = run("train", *MOONS, "--lr", 1e30, "--steps", 50, "--progress", "none", "--out", self.folder / "run", ranks=2)
+        options = ("train", *MOONS, "--steps", 50, "--progress", "none", "--out", self.folder / "run", "--lr")
+        line = r"(?m)^error: rank 0 on \S+: .* not finite.* \(in training, step \d+\)$"
+        result = run(*options, 1e30, ranks=2)
         self.assert_refused(result, 93)
-        self.assertRegex(result.stderr, r"(?m)^error: rank 0 on \S+: .* \(in training, step \d+\)$")
+        self.assertRegex(result.stderr, line)
+        # While rank 0 waits for its disk, with a first step saved, the other has left and mpirun ends the job.
+        result = run(*options, 1e15, "--posterior", "point", "--checkpoint-every", 1, "--overwrite", ranks=2,
+                     environment=slow(0, "checkpoint-00000001.h5", 6))
+        self.assertEqual(result.code, 93, result)
+        self.assertRegex(result.stderr, line)
+        status = json.loads((self.folder / "run" / "status.json").read_text())
+        self.assertEqual((status["status"], status["exit_code"]), ("failed", 93))
 
 
 class Directory(RunTest):
@@ -240,6 +260,21 @@ class Directory(RunTest):
         os.remove(mount / "filler")
         step = int(sorted(before)[-1].split("-")[1].split(".")[0])
         self.run_with_code(75, *options, "--stop-after", step + 1, ranks=2)
+
+
+    def test_room_for_one_more_checkpoint_is_enough_to_go_on(self):
+        mount = self.small_disk("4m")
+        options = ("train", "--data", "moons", "--network", "mlp:50,50", "--steps", 100, "--keep", 2, "--checkpoint-every", 2,
+                   "--progress", "none", "--out", mount / "run")
+        self.run_with_code(75, *options, "--stop-after", 4)
+        size = checkpoints(mount / "run")[-1].stat().st_size
+        free = os.statvfs(mount).f_bavail * os.statvfs(mount).f_frsize
+        (mount / "filler").write_bytes(bytes(int(free - 0.5 * size)))
+        self.assert_refused(run(*options, "--stop-after", 8), 74, "MB free", "a checkpoint of this run needs")
+        os.truncate(mount / "filler", int(free - 1.5 * size))
+        self.run_with_code(75, *options, "--stop-after", 8)
+        self.assertEqual([file.name for file in checkpoints(mount / "run")],
+                         ["checkpoint-00000006.h5", "checkpoint-00000008.h5"])
 
 
 class DamagedCheckpoints(RunTest):

@@ -1,6 +1,7 @@
 """A run is a function of its configuration: same bits on any number of ranks, stopped and resumed any number of times."""
 
 import os
+import pathlib
 import random
 import signal
 import time
@@ -135,6 +136,13 @@ class Resume(RunTest):
         self.run_with_code(75, *options, self.folder / "run", "--stop-after", stopped_at + 100, ranks=1)
         self.assert_same_bits(last(self.folder / "straight"), last(self.folder / "run"))
 
+    def test_signal_while_mpi_starts_stops_too(self):
+        process = start("train", *MOONS, "--steps", 1000000, "--progress", "none", "--out", self.folder / "run")
+        wait_until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) > 1, "MPI's threads")
+        process.send_signal(signal.SIGUSR2)
+        self.assertEqual(finish(process).code, 75)
+        self.assertEqual(len(checkpoints(self.folder / "run")), 1)
+
     def test_killed_at_random_times(self):
         seed = int(os.environ.get("CREDENCE_TEST_SEED", time.time_ns() % 1000000))
         print(f"random times from seed {seed}")
@@ -174,6 +182,23 @@ class Resume(RunTest):
         first = checkpoints(self.folder / "run")[0]
         self.train(self.folder / "copy", "--resume", first)
         self.assert_same_bits(last(self.folder / "run"), last(self.folder / "copy"))
+
+    def test_resume_of_a_finished_run_elsewhere_leaves_a_checkpoint_there(self):
+        self.train(self.folder / "run")
+        for _ in range(2):
+            result = self.train(self.folder / "copy", "--resume", self.folder / "run", "--json")
+            self.assertEqual(pathlib.Path(result.json["checkpoint"]), last(self.folder / "copy"))
+            self.assert_same_bits(last(self.folder / "run"), last(self.folder / "copy"))
+        self.assertIn("the run is finished", result.stderr)
+
+    def test_a_run_stopped_at_its_new_end_is_finished_there(self):
+        options = ("train", *MOONS, "--posterior", "laplace", "--lr-schedule", "constant", "--progress", "none", "--out")
+        self.succeed(*options, self.folder / "straight", "--steps", 6)
+        self.run_with_code(75, *options, self.folder / "run", "--steps", 10, "--stop-after", 6)
+        self.succeed(*options, self.folder / "run", "--steps", 6)
+        self.assert_same_bits(last(self.folder / "straight"), last(self.folder / "run"))
+        with h5py.File(last(self.folder / "run")) as file:
+            self.assertEqual(file.attrs["finished"], 1)
 
     def test_the_same_line_with_resume_goes_on(self):
         self.train(self.folder / "run")

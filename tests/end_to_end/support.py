@@ -50,7 +50,7 @@ def start_ranks(*arguments, environment=None):
 
 def launch(command, environment):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=dict(ENVIRONMENT, **(environment or {})), start_new_session=True)
+                            errors="replace", env=dict(ENVIRONMENT, **(environment or {})), start_new_session=True)
 
 
 def finish(process, limit=LIMIT_SECONDS):

@@ -1,5 +1,5 @@
-/* For LD_PRELOAD: in rank SLOW_RANK, each open() and pread() of a file whose path ends in SLOW_SUFFIX takes
-   SLOW_MILLISECONDS longer, as on a slow file system. */
+/* For LD_PRELOAD: in rank SLOW_RANK, each open() and pread() of a file whose path has SLOW_PART in it
+   takes SLOW_MILLISECONDS longer, as on a slow file system. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -13,11 +13,9 @@
 static int is_slow(const char* path) {
   const char* const rank = getenv("OMPI_COMM_WORLD_RANK");
   const char* const slow_rank = getenv("SLOW_RANK");
-  const char* const suffix = getenv("SLOW_SUFFIX");
-  if (rank == NULL || slow_rank == NULL || suffix == NULL || strcmp(rank, slow_rank) != 0) return 0;
-  const size_t length = strlen(path);
-  const size_t suffix_length = strlen(suffix);
-  return length >= suffix_length && strcmp(path + length - suffix_length, suffix) == 0;
+  const char* const part = getenv("SLOW_PART");
+  if (rank == NULL || slow_rank == NULL || part == NULL || strcmp(rank, slow_rank) != 0) return 0;
+  return strstr(path, part) != NULL;
 }
 
 static void wait_a_while(void) {

@@ -75,13 +75,14 @@ class Snapshot {
 }  // namespace
 
 struct BackgroundWriter::State {
-  State(std::filesystem::path where, int count)
-      : directory(std::move(where)), keep(static_cast<std::size_t>(std::max(count, 2))) {}
+  State(std::filesystem::path where, int count, std::function<bool()> lost)
+      : directory(std::move(where)), keep(static_cast<std::size_t>(std::max(count, 2))), is_lost(std::move(lost)) {}
 
   void run();
   /// Writes one checkpoint and, when it is published, deletes what is no longer wanted. The failure's message, if any.
   std::optional<std::string> save(const Snapshot& snapshot);
   void delete_old(std::int64_t newest);
+  void require_directory() const;
   bool idle() const { return !waiting && !writing; }
   /// Whether `reached` holds within the limit; counts the time.
   template <class Condition>
@@ -95,6 +96,7 @@ struct BackgroundWriter::State {
 
   const std::filesystem::path directory;
   const std::size_t keep;
+  const std::function<bool()> is_lost;
   std::set<std::int64_t> known_good;  // of the thread alone
 
   mutable std::mutex mutex;
@@ -139,18 +141,24 @@ void BackgroundWriter::State::run() {
 std::optional<std::string> BackgroundWriter::State::save(const Snapshot& snapshot) {
   const auto file = directory / checkpoint_name(snapshot.step());
   try {
+    require_directory();
     known_good.erase(snapshot.step());
-    write_checkpoint(file, snapshot.contents());
+    write_checkpoint(file, snapshot.contents(), [this] { require_directory(); });
     known_good.insert(snapshot.step());
   } catch (const std::exception& error) {
     return error.what();
   }
   try {
+    require_directory();
     delete_old(snapshot.step());
   } catch (const std::exception& error) {
     log_warning("old checkpoints could not be deleted: {}", error.what());
   }
   return std::nullopt;
+}
+
+void BackgroundWriter::State::require_directory() const {
+  if (is_lost && is_lost()) throw DirectoryInUseError(fmt::format("{} is another job's now", directory.string()));
 }
 
 void BackgroundWriter::State::delete_old(std::int64_t newest) {
@@ -173,8 +181,8 @@ void BackgroundWriter::State::delete_old(std::int64_t newest) {
   }
 }
 
-BackgroundWriter::BackgroundWriter(std::filesystem::path directory, int keep)
-    : state_(std::make_unique<State>(std::move(directory), keep)) {
+BackgroundWriter::BackgroundWriter(std::filesystem::path directory, int keep, std::function<bool()> is_lost)
+    : state_(std::make_unique<State>(std::move(directory), keep, std::move(is_lost))) {
   state_->thread = checkpoints::start_quiet_thread([state = state_.get()] { state->run(); });
 }
 

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,7 +18,9 @@ namespace credence {
 /// are deleted; a failed one leaves every older file alone.
 class BackgroundWriter {
  public:
-  BackgroundWriter(std::filesystem::path directory, int keep);
+  /// `is_lost`: whether the directory is another job's by now, asked from the thread; then nothing is published or
+  /// deleted there any more, and each save fails.
+  BackgroundWriter(std::filesystem::path directory, int keep, std::function<bool()> is_lost = {});
   ~BackgroundWriter();  // waits for what is in flight
   BackgroundWriter(const BackgroundWriter&) = delete;
   BackgroundWriter& operator=(const BackgroundWriter&) = delete;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -29,7 +30,9 @@ std::string checkpoint_name(std::int64_t step);
 
 /// Writes under a temporary name in the same directory, syncs, re-reads and verifies, renames, syncs the directory.
 /// StorageError names file and call; on any error nothing remains under the final name and the temporary is removed.
-void write_checkpoint(const std::filesystem::path& file, const CheckpointContents& contents);
+/// `check`, where given, is called before the renaming and may throw.
+void write_checkpoint(const std::filesystem::path& file, const CheckpointContents& contents,
+                      const std::function<void()>& check = {});
 
 /// A verified checkpoint: construction compares every digest before HDF5 parses a byte, and refuses external storage,
 /// links, virtual datasets and anything undeclared. DataError names the file and what is damaged.

@@ -82,8 +82,14 @@ class Claim {
     }
     own_.remove_name();
   }
-  /// Whether the lock is still this one.
+  /// Whether the lock is this one, as far as can be seen.
   bool owns() const { return is_own(lock_); }
+  /// Whether the lock is gone or another one. A disk or server that does not answer just now says neither.
+  bool is_lost() const {
+    struct stat status {};
+    if (::stat(lock_.c_str(), &status) == 0) return status.st_ino != inode_;
+    return errno == ENOENT || errno == ENOTDIR;
+  }
   void refresh() { futimens(own_.fd(), nullptr); }
   void release() {
     if (owns()) ::unlink(lock_.c_str());
@@ -195,7 +201,7 @@ struct RunDirectoryLock::State {
     const auto pause = std::chrono::duration<double>(pause_seconds);
     while (!wake.wait_for(lock, pause, [&] { return stopping; })) {
       claim.refresh();
-      if (!claim.owns()) lost = true;
+      if (claim.is_lost()) lost = true;
     }
   }
 

@@ -60,13 +60,15 @@ void verify(const std::filesystem::path& file, const CheckpointImage& image, con
 }  // namespace
 }  // namespace checkpoints
 
-void write_checkpoint(const std::filesystem::path& file, const CheckpointContents& contents) {
+void write_checkpoint(const std::filesystem::path& file, const CheckpointContents& contents,
+                      const std::function<void()>& check) {
   using namespace checkpoints;
   const CheckpointImage image(file, contents);
   TemporaryFile temporary(file);
   const UserBlock block = write_image(temporary, image);
   temporary.sync_and_close();
   verify(temporary.path(), image, block);
+  if (check) check();
   temporary.publish();
 }
 

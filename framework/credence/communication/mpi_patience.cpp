@@ -19,7 +19,6 @@ void Patience::saw(std::int64_t moves) {
   unmoved_.restart();
   quiet_.restart();
   asking_.reset();
-  told_ = false;
 }
 
 std::string Patience::look(const std::vector<int>& awaited) {
@@ -35,8 +34,7 @@ std::string Patience::look(const std::vector<int>& awaited) {
     // Somebody may have begun the operation just now: its messages get the same second.
     return over ? blame(awaited) : std::string();
   }
-  if (!told_) tell_who_works();
-  told_ = true;
+  tell_who_works();
   asking_.reset();
   quiet_.restart();
   return {};
@@ -53,14 +51,19 @@ bool Patience::one_left(const std::vector<int>& awaited) const {
   });
 }
 
-void Patience::tell_who_works() {
+void Patience::tell_who_works() const {
   std::vector<std::string> names;
+  bool first = true;  // of those that wait: one of them shall be seen
   for (int rank = 0; rank < state_.size; ++rank) {
-    if (state_.notices.answers()[static_cast<std::size_t>(rank)] != NoticeBoard::kWorking) continue;
-    names.push_back(state_.name_of_rank(rank));
+    if (state_.notices.answers()[static_cast<std::size_t>(rank)] == NoticeBoard::kWorking) {
+      names.push_back(state_.name_of_rank(rank));
+    } else {
+      first = first && rank >= state_.rank;
+    }
   }
-  log_info("{} has waited {:.0f} s for {}, still at work: waiting on", state_.name_of_rank(state_.rank), seconds(),
-           fmt::join(names, ", "));
+  const std::string text = fmt::format("{} has waited {:.0f} s for {}, still at work: waiting on",
+                                       state_.name_of_rank(state_.rank), seconds(), fmt::join(names, ", "));
+  first ? log_warning("{}", text) : log_info("{}", text);
 }
 
 std::string Patience::blame(const std::vector<int>& awaited) const {

@@ -166,7 +166,7 @@ class Patience {
  private:
   bool one_works() const;
   bool one_left(const std::vector<int>& awaited) const;
-  void tell_who_works();
+  void tell_who_works() const;
   std::string blame(const std::vector<int>& awaited) const;
 
   MpiSession::State& state_;
@@ -175,7 +175,6 @@ class Patience {
   Stopwatch quiet_;  // since something arrived, or a rank said that it works
   std::optional<Stopwatch> asking_;
   std::int64_t moves_ = 0;
-  bool told_ = false;
 };
 
 }  // namespace credence

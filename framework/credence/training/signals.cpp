@@ -2,19 +2,24 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdint>
 #include <ctime>
 
 namespace credence {
 namespace {
 
-std::atomic<std::time_t> first_request{0};
-static_assert(std::atomic<std::time_t>::is_always_lock_free, "the handler may use it");
+constexpr std::int64_t kOneRequest = 1'000'000'000;  // nanoseconds: a launcher and the terminal may both send one
+
+std::atomic<std::int64_t> first_request{0};
+static_assert(std::atomic<std::int64_t>::is_always_lock_free, "the handler may use it");
 
 void handle_stop(int signal) {
-  std::time_t now = std::time(nullptr);
-  std::time_t earlier = 0;
+  timespec time{};
+  clock_gettime(CLOCK_MONOTONIC, &time);  // a handler may; the clock on the wall can be set back
+  const std::int64_t now = std::int64_t{1'000'000'000} * time.tv_sec + time.tv_nsec;
+  std::int64_t earlier = 0;
   if (first_request.compare_exchange_strong(earlier, now)) return;
-  if (signal == SIGUSR2 || now - earlier <= 1) return;
+  if (signal == SIGUSR2 || now - earlier <= kOneRequest) return;
   std::signal(signal, SIG_DFL);
   std::raise(signal);  // delivered when this handler returns
 }

@@ -126,8 +126,9 @@ class Reading {
 class Saver {
  public:
   Saver(const TrainingOptions& options, const RunIdentity& identity, Communicator& communicator)
-      : identity_(identity), communicator_(communicator) {
-    if (communicator.rank() == 0) writer_ = std::make_unique<BackgroundWriter>(options.directory, options.keep);
+      : options_(options), identity_(identity), communicator_(communicator) {
+    if (communicator.rank() != 0) return;
+    writer_ = std::make_unique<BackgroundWriter>(options.directory, options.keep, options.is_directory_lost);
   }
 
   void save(const RunState& state) {
@@ -149,6 +150,14 @@ class Saver {
     return writer_->consecutive_failures();
   }
 
+  bool is_directory_lost() const { return options_.is_directory_lost && options_.is_directory_lost(); }
+
+  [[noreturn]] void leave_directory() const {
+    throw DirectoryInUseError(
+        fmt::format("the lock of {} was taken over or removed: this run leaves the directory as it is",
+                    options_.directory.string()));
+  }
+
   [[noreturn]] void give_up() {
     throw StorageError(communicator_.broadcast_text(
         fmt::format("{} checkpoints in a row could not be saved: {}", kFailedSavesAllowed, last_failure_), 0));
@@ -164,14 +173,17 @@ class Saver {
         failed = failures();
         if (writer_->published_step() == state.step) failed = 0;
       }
+      if (communicator_.any(failed > 0 && is_directory_lost())) leave_directory();
       if (communicator_.any(failed >= kFailedSavesAllowed)) give_up();
       if (!communicator_.any(failed > 0)) return;
     }
   }
 
   double blocked_seconds() const { return blocked_seconds_; }
+  const RunIdentity& identity() const { return identity_; }
 
  private:
+  const TrainingOptions& options_;
   const RunIdentity& identity_;
   Communicator& communicator_;
   std::unique_ptr<BackgroundWriter> writer_;
@@ -203,11 +215,8 @@ void collect_if_due(const TrainingOptions& options, RunState& state) {
   state.posterior.collect(state.step == first || state.posterior.collected() == 0);
 }
 
-}  // namespace
-
-Outcome train(const TrainingParts& parts, const TrainingOptions& options, const RunIdentity& identity, RunState& state,
-              const std::function<void(const StepReport&)>& report) {
-  Saver saver(options, identity, parts.communicator);
+Outcome run_steps(const TrainingParts& parts, const TrainingOptions& options, Saver& saver, RunState& state,
+                  const std::function<void(const StepReport&)>& report) {
   DealtUpdate dealt(state, parts.communicator, parts.estimator.share());
   Reading reading(parts, state);
   const double seconds_before = state.history.size() > 0 ? state.history.column("history/seconds").back() : 0.0;
@@ -228,11 +237,11 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
     double flags[kFlags] = {};
     flags[kStop] = stop_requested() ? 1.0 : 0.0;
     flags[kSavesFailed] = failed_saves >= kFailedSavesAllowed ? 1.0 : 0.0;
-    flags[kDirectoryLost] = options.is_directory_lost && options.is_directory_lost() ? 1.0 : 0.0;
+    flags[kDirectoryLost] = saver.is_directory_lost() ? 1.0 : 0.0;
 
     const Objective::Weights weights = options.objective.weights(state.step);
     const auto examples_in_all = static_cast<double>(options.objective.dataset_size);
-    kernels::NoiseStream mixing{.seed = identity.seed,
+    kernels::NoiseStream mixing{.seed = saver.identity().seed,
                                 .purpose = kernels::Purpose::mixing,
                                 .step = static_cast<std::uint32_t>(state.step),
                                 .shard = static_cast<std::uint32_t>(parts.estimator.first_shard())};
@@ -247,12 +256,8 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
         },
         flags, weights.cross_entropy / examples_in_all);
     if (totals.flags[kDataFailed] > 0.0) parts.communicator.agree(reading.failure());
+    if (totals.flags[kDirectoryLost] > 0.0) saver.leave_directory();
     if (totals.flags[kSavesFailed] > 0.0) saver.give_up();
-    if (totals.flags[kDirectoryLost] > 0.0) {
-      throw DirectoryInUseError(
-          fmt::format("the lock of {} was taken over or removed: this run leaves the directory as it is",
-                      options.directory.string()));
-    }
     if (!totals.finite) report_not_finite(parts, state, "the loss");
 
     const double factor = learning_rate_factor(options.schedule, time_of(parts, options, state.step));
@@ -320,6 +325,19 @@ Outcome train(const TrainingParts& parts, const TrainingOptions& options, const 
   set_step(state.step);
   saver.save_last(state);
   return state.finished ? Outcome::finished : Outcome::stopped;
+}
+
+}  // namespace
+
+Outcome train(const TrainingParts& parts, const TrainingOptions& options, const RunIdentity& identity, RunState& state,
+              const std::function<void(const StepReport&)>& report) {
+  Saver saver(options, identity, parts.communicator);
+  try {
+    return run_steps(parts, options, saver, state, report);
+  } catch (const std::exception&) {
+    if (options.on_failure) options.on_failure();
+    throw;
+  }
 }
 
 }  // namespace credence

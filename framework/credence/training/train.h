@@ -18,7 +18,7 @@ namespace credence {
 
 struct TrainingOptions {
   std::filesystem::path directory;               // of the run; its lock is held by the caller on rank 0
-  std::function<bool()> is_directory_lost = {};  // to another job; asked every step where there is such a function
+  std::function<bool()> is_directory_lost = {};  // to another job; asked every step, and by the thread that saves
   std::int64_t total_steps = 0;                  // of the whole run
   std::int64_t checkpoint_every = 0;             // steps; a last checkpoint is always written
   int keep = 3;
@@ -34,6 +34,9 @@ struct TrainingOptions {
   };
   std::optional<Collection> collection = {};
   std::optional<LaplaceOptions> laplace = {};  // fitted after the last step
+  /// Called where training ends in an exception, which is the current one, before anything waits for the disk: other
+  /// ranks leave meanwhile, and mpirun ends this one soon after.
+  std::function<void()> on_failure = {};
 };
 
 struct TrainingParts {

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <random>
@@ -115,6 +116,27 @@ TEST(BackgroundWriter, ReportsAndCountsFailuresAndDeletesNothingThen) {
   writer.drain();
   EXPECT_EQ(writer.consecutive_failures(), 0);
   EXPECT_EQ(writer.published_step(), 6);
+}
+
+TEST(BackgroundWriter, LeavesADirectoryThatIsAnothersAlone) {
+  const ScratchDirectory directory;
+  std::atomic<int> looks_left = 1000;
+  BackgroundWriter writer(directory.path(), 2, [&] { return --looks_left < 0; });
+  for (const std::int64_t step : {1, 2}) writer.submit(step, make_sample(step).contents);
+  writer.drain();
+  const auto before = names_in(directory.path());
+  EXPECT_THAT(before, ElementsAre(checkpoint_name(1), checkpoint_name(2)));
+  for (const int looks : {0, 1}) {  // lost before the save, and while it is written
+    looks_left = looks;
+    writer.submit(3, make_sample(3).contents);
+    writer.drain();
+    EXPECT_THAT(writer.take_failure().value_or(""), HasSubstr("another job's"));
+    EXPECT_EQ(names_in(directory.path()), before);
+  }
+  looks_left = 2;  // lost once it is published: what is there stays
+  writer.submit(4, make_sample(4).contents);
+  writer.drain();
+  EXPECT_THAT(names_in(directory.path()), ElementsAre(checkpoint_name(1), checkpoint_name(2), checkpoint_name(4)));
 }
 
 TEST(BackgroundWriter, ReportsContentsThatBreakTheFormat) {

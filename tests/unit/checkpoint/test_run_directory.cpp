@@ -1,9 +1,11 @@
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <thread>
 
 #include "credence/base/errors.h"
@@ -169,6 +171,22 @@ TEST(RunDirectoryLock, NoticesWhenItIsLost) {
   while (!first.lost() && watch.seconds() < 20) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_TRUE(first.lost());
   EXPECT_FALSE(second.lost());
+}
+
+TEST(RunDirectoryLock, IsNotLostWhereItCannotBeSeenForAWhile) {
+  const ScratchDirectory directory;
+  const auto run = directory / "run";
+  const auto loop = directory / "loop";
+  std::filesystem::create_directory(run);
+  const RunDirectoryLock lock(run, 0.2);
+  std::filesystem::create_symlink(run, loop);  // to itself, once it has the other's name: stat() fails with ELOOP
+  const auto exchange = [&] { return renameat2(AT_FDCWD, run.c_str(), AT_FDCWD, loop.c_str(), RENAME_EXCHANGE); };
+  ASSERT_EQ(exchange(), 0);
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  EXPECT_FALSE(lock.lost());
+  ASSERT_EQ(exchange(), 0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_FALSE(lock.lost());
 }
 
 TEST(RunDirectoryLock, ReleasesOnlyItsOwn) {
