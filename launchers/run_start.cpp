@@ -171,18 +171,6 @@ Start begin_run(const CommandLine& line, MpiSession& session, Communicator& cont
   return start;
 }
 
-void require_same_data(const DataSource& source, const std::string& spec, Communicator& control) {
-  const auto data = control.gather_texts(fmt::format("{} examples with digest {}", source.size(), source.digest()));
-  const auto hosts = control.gather_texts(host_name());
-  for (std::size_t rank = 1; rank < data.size(); ++rank) {
-    if (data[rank] == data[0]) continue;
-    throw DataError(
-        fmt::format("{} is not the same everywhere: rank {} on {} reads {}, and rank 0 on {} reads {}; give "
-                    "every rank the same data",
-                    spec, rank, hosts[rank], data[rank], hosts[0], data[0]));
-  }
-}
-
 void require_space(const RunState& state, const RunIdentity& identity, const Start& start) {
   std::uintmax_t bytes = 0;
   for (const ArrayView& array : take_snapshot(state, identity).contents.arrays) bytes += array.bytes();

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "agreement.h"
 #include "assembly.h"
 #include "command_line.h"
 #include "commands.h"
