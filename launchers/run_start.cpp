@@ -129,6 +129,15 @@ std::unique_ptr<Checkpoint> find_start(const CommandLine& line, const fs::path& 
   return newest;
 }
 
+/// A new run writes its own config.ini, of which --config must not be the only copy: it may say more, such as `out`.
+void require_other_config(const CommandLine& line, const fs::path& directory) {
+  const auto config = line.text("config");
+  std::error_code none;
+  require(!config || !fs::equivalent(*config, directory / "config.ini", none),
+          "--config {} is a file that a new run in {} would replace; copy it to another folder, or give another --out",
+          config.value_or(""), directory.string());
+}
+
 }  // namespace
 
 void require_same_options(const CommandLine& line, Communicator& control) {
@@ -162,6 +171,7 @@ Start begin_run(const CommandLine& line, MpiSession& session, Communicator& cont
     start.lock = lock_directory(start.directory);
     work_aside(control, [&] { start.checkpoint = find_start(line, start.directory); });
     if (start.checkpoint) recorded = start.checkpoint->config();
+    if (!start.checkpoint) require_other_config(line, start.directory);
   });
   recorded = control.broadcast_text(recorded, 0);
   start.resumed = !recorded.empty();

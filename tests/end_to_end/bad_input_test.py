@@ -101,6 +101,16 @@ class CommandLine(RunTest):
         config.write_text("network = mlp:4\nlearning-rate = 1\n")
         self.refuse("train", *MOONS[:2], "--config", config, words=("learning-rate", "line 2"))
         self.refuse("train", *MOONS, "--config", self.folder / "missing.ini", words=("missing.ini",))
+        self.refuse("train", *MOONS, "--config", self.folder, words=(str(self.folder), "not a regular file"))
+
+    def test_a_new_run_does_not_replace_its_config_file(self):
+        config = self.folder / "run" / "config.ini"
+        config.parent.mkdir()
+        text = f"data = moons\nnetwork = mlp:4\nsteps = 2\nout = {config.parent}\n"
+        config.write_text(text)
+        for more in ((), ("--overwrite",)):
+            self.refuse("train", "--config", config, *more, words=(str(config), "another folder"))
+            self.assertEqual(config.read_text(), text)
 
     def test_numbers_of_other_commands_out_of_range(self):
         self.succeed("train", *MOONS, "--steps", 2, "--progress", "none", "--out", self.folder / "kept")

@@ -231,8 +231,11 @@ std::string to_ini(const OptionValues& values, bool machine_options) {
   for (const OptionInfo& option : kOptions) {
     if (option.kind == OptionKind::machine && !machine_options) continue;
     if (option.name == "epochs" && !values.text("steps").empty()) continue;  // steps say it
+    // Some posteriors have a prior of their own in the place of the default, and take no other: it must not read as
+    // given.
+    const char* const remark = option.name == "prior" && !values.given("prior") ? "# " : "";
     for (const std::string& value : values.texts(std::string(option.name))) {
-      ini += fmt::format("{} = {}\n", option.name, value);
+      ini += fmt::format("{}{} = {}\n", remark, option.name, value);
     }
   }
   return ini;
