@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Environment of a training run, with reasons. Sourced by launchers/mpirun, launchers/srun and the batch scripts; a value
-# that is already set stays. CREDENCE_ENVIRONMENT names what mpirun passes on to other hosts.
+# Environment of a training run, with reasons. Sourced by launchers/mpirun and launchers/srun, which the batch scripts use; a
+# value that is already set stays. CREDENCE_ENVIRONMENT names what mpirun passes on to other hosts.
 
 # Checkpoints are written by one process into a file of its own and published by rename, and the run directory has its own
 # lock: HDF5's lock adds nothing, and fails on NFS and on some Lustre mounts.

@@ -83,8 +83,9 @@ struct LoadedModel {
   DataOptions reading;   // images as in training
   Model model;
 };
-/// `path`: a checkpoint file, or a run directory, of which the newest good one is taken. DataError, UserError. Every
-/// rank reads for itself, and answers the others over `control` meanwhile.
+/// `path`: a checkpoint file, or a run directory, of which rank 0 takes the newest good one. Every rank reads that file
+/// for itself, and answers the others over `control` meanwhile. DataError, UserError; also where a rank's file is not
+/// that of rank 0. Collective.
 LoadedModel load_model(const std::string& path, const Machine& machine, Communicator& control);
 
 /// How `values` want images read.

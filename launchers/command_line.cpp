@@ -4,12 +4,11 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
-#include <fstream>
-#include <sstream>
 
 #include "credence/base/errors.h"
 #include "credence/base/file_io.h"
 #include "credence/base/text.h"
+#include "credence/data/input_file.h"
 
 namespace credence {
 namespace {
@@ -71,14 +70,18 @@ struct Known {
   }
 };
 
+std::string text_of_config(const std::string& file) {
+  try {
+    return InputFile(file).read_all();
+  } catch (const DataError& error) {
+    throw UserError(fmt::format("--config: {}", error.what()));
+  }
+}
+
 /// The values of a file by name. UserError names the line that this command cannot take.
 std::map<std::string, Texts> read_config(const std::string& file, const Known& known) {
-  std::ifstream stream(file);
-  std::ostringstream text;
-  text << stream.rdbuf();
-  require(stream.good(), "cannot read the configuration file {}", file);
   std::map<std::string, Texts> values;
-  for (const auto& [number, name, value] : read_ini(text.str(), file)) {
+  for (const auto& [number, name, value] : read_ini(text_of_config(file), file)) {
     const CommandOption* extra = known.extra(name);
     if (extra == nullptr && !known.training(name)) {
       require(find_option(name) == nullptr, "{}, line {}: this command takes no option {}", file, number, name);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "agreement.h"
 #include "assembly.h"
 #include "command_line.h"
 #include "commands.h"
@@ -198,17 +199,15 @@ int run_evaluate(const CommandContext& context) {
   const Machine machine = choose_machine(line.training, session, *control);
   // Nothing else needs the rank's threads while data are read.
   const int reading_threads = line.training.given("loader-threads") ? machine.loader_threads : machine.threads;
-  std::unique_ptr<LoadedModel> loaded;
   std::unique_ptr<DataSource> source;
   std::unique_ptr<DataSource> ood;
   std::unique_ptr<DataSource> training;
   set_phase("reading of checkpoint and data");
-  std::string recorded;
+  const auto loaded = std::make_unique<LoadedModel>(load_model(*path, machine, *control));
+  loaded->reading.threads = reading_threads;
+  const std::string recorded = loaded->values.text("data");
+  const std::string spec = line.training.given("data") ? line.training.text("data") : recorded;
   collectively(*control, [&] {
-    loaded = std::make_unique<LoadedModel>(load_model(*path, machine, *control));
-    loaded->reading.threads = reading_threads;
-    recorded = loaded->values.text("data");
-    const std::string spec = line.training.given("data") ? line.training.text("data") : recorded;
     work_aside(*control, [&] {
       source = open_for(*loaded, spec, split);
       require_same_targets(source->spec(), loaded->examples, spec);
@@ -216,6 +215,8 @@ int run_evaluate(const CommandContext& context) {
       if (line.has("elbo") || wants_refresh(line)) training = open_for(*loaded, recorded, Split::train);
     });
   });
+  require_same_data(*source, spec, *control);
+  if (ood) require_same_data(*ood, *line.text("ood"), *control);
   const OptionValues& given = line.training.given("max-bad-records") ? line.training : loaded->values;
   const auto leave_out = [&](const std::unique_ptr<DataSource>& data) {
     if (data == nullptr) return std::int64_t{0};

@@ -4,6 +4,7 @@
 #include <deque>
 #include <regex>
 
+#include "agreement.h"
 #include "assembly.h"
 #include "command_line.h"
 #include "commands.h"
@@ -115,6 +116,7 @@ void export_netcdf(const std::string& file, const CommandLine& line, LoadedModel
       require_same_targets(source->spec(), loaded.examples, spec);
     });
   });
+  require_same_data(*source, spec, control);
   Model& model = loaded.model;
   write_inference_data(
       file, {*model.network, *model.posterior, model.likelihood, *source, control},
@@ -146,10 +148,7 @@ int run_export(const CommandContext& context) {
 
   const auto control = make_control_communicator(line.training, session);
   const Machine machine = choose_machine(line.training, session, *control);
-  std::unique_ptr<LoadedModel> loaded;
-  collectively(*control, [&] {
-    loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine, *control));
-  });
+  const auto loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine, *control));
   if (format == "netcdf") {
     export_netcdf(file, line, *loaded, *control);
   } else {

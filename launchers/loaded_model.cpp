@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "agreement.h"
 #include "assembly.h"
 #include "credence/base/errors.h"
 #include "credence/base/log.h"
@@ -11,11 +12,22 @@
 namespace credence {
 namespace {
 
-std::unique_ptr<Checkpoint> find_checkpoint(const std::string& path) {
-  if (!std::filesystem::is_directory(path)) return std::make_unique<Checkpoint>(path);
-  auto newest = newest_checkpoint(path);
-  if (newest == nullptr) throw DataError(fmt::format("{} holds no checkpoint", path));
-  return newest;
+/// One file on all ranks: of a run that goes on, or over a network, each may see another one as the newest. Collective.
+std::unique_ptr<Checkpoint> open_everywhere(const std::string& path, Communicator& control) {
+  std::unique_ptr<Checkpoint> found;
+  std::string file = path;
+  collectively(control, [&] {
+    if (control.rank() != 0 || !std::filesystem::is_directory(path)) return;
+    work_aside(control, [&] { found = newest_checkpoint(path); });
+    if (found == nullptr) throw DataError(fmt::format("{} holds no checkpoint", path));
+    file = found->file().string();
+  });
+  file = control.broadcast_text(file, 0);
+  collectively(control, [&] {
+    if (found == nullptr) work_aside(control, [&] { found = std::make_unique<Checkpoint>(file); });
+  });
+  require_same_everywhere(file, fmt::format("content with digest {}", found->digest()), control);
+  return found;
 }
 
 }  // namespace
@@ -31,16 +43,18 @@ std::unique_ptr<Checkpoint> newest_checkpoint(const std::filesystem::path& direc
 }
 
 LoadedModel load_model(const std::string& path, const Machine& machine, Communicator& control) {
-  std::unique_ptr<Checkpoint> found;
-  work_aside(control, [&] { found = find_checkpoint(path); });
-  OptionValues values = from_ini(found->config(), found->file().string());
-  ExampleSpec examples = examples_of(*found);
-  Model model = build_model(values, examples, machine, {true, found.get()});
-  work_aside(control, [&] { restore_posterior(*found, *model.network, *model.posterior); });
-  DataOptions reading = data_options(values, machine);
-  reading.normalization = examples.normalization;
-  reading.trained_shape = examples.input_shape;
-  return {std::move(*found), std::move(values), std::move(examples), std::move(reading), std::move(model)};
+  LoadedModel loaded{std::move(*open_everywhere(path, control)), {}, {}, {}, {}};
+  collectively(control, [&] {
+    const Checkpoint& checkpoint = loaded.checkpoint;
+    loaded.values = from_ini(checkpoint.config(), checkpoint.file().string());
+    loaded.examples = examples_of(checkpoint);
+    loaded.model = build_model(loaded.values, loaded.examples, machine, {true, &checkpoint});
+    work_aside(control, [&] { restore_posterior(checkpoint, *loaded.model.network, *loaded.model.posterior); });
+    loaded.reading = data_options(loaded.values, machine);
+    loaded.reading.normalization = loaded.examples.normalization;
+    loaded.reading.trained_shape = loaded.examples.input_shape;
+  });
+  return loaded;
 }
 
 DataOptions data_options(const OptionValues& values, const Machine& machine) {

@@ -1,9 +1,12 @@
 #include "credence/prediction/predict.h"
 
+#include <fmt/ranges.h>
+
 #include <filesystem>
 #include <tuple>
 #include <utility>
 
+#include "agreement.h"
 #include "assembly.h"
 #include "command_line.h"
 #include "commands.h"
@@ -82,6 +85,15 @@ std::vector<NamedInput> open_all(const CommandLine& line, const LoadedModel& loa
   return all;
 }
 
+/// DataError where ranks read other inputs than rank 0. Collective.
+void require_same_inputs(const std::vector<NamedInput>& inputs, Communicator& control) {
+  std::vector<std::string> contents;
+  for (const NamedInput& input : inputs) {
+    contents.push_back(fmt::format("{}: {}", input.name, describe_content(*input.source)));
+  }
+  require_same_everywhere("what to predict", fmt::format("{}", fmt::join(contents, ", ")), control);
+}
+
 void require_inputs(const CommandLine& line) {
   require(line.text("checkpoint").has_value(), "predict needs --checkpoint DIR or FILE");
   const bool data = line.training.given("data");
@@ -108,15 +120,15 @@ int run_predict(const CommandContext& context) {
   const auto file = line.text("output");
   if (file) require_creatable("output", *file, *control);
   const Machine machine = choose_machine(line.training, session, *control);
-  std::unique_ptr<LoadedModel> loaded;
+  const auto loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine, *control));
+  loaded->reading.threads = machine.threads;  // nothing else needs them meanwhile
   std::vector<NamedInput> inputs;
   std::vector<PredictionInput> views;
   collectively(*control, [&] {
-    loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine, *control));
-    loaded->reading.threads = machine.threads;  // nothing else needs them meanwhile
     work_aside(*control, [&] { inputs = open_all(line, *loaded); });
     for (const NamedInput& input : inputs) views.push_back({*input.source, input.first, input.count});
   });
+  require_same_inputs(inputs, *control);
   Model& model = loaded->model;
   choose_predictive(line.text("predictive"), *model.posterior);
   const auto predictions =

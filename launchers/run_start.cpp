@@ -135,6 +135,15 @@ void open_logs(const Start& start, const MpiSession& session, Communicator& cont
                [&] { open_log({.rank = session.rank(), .size = session.size(), .directory = start.directory}); });
 }
 
+/// A new run writes its own config.ini, of which --config must not be the only copy: it may say more, such as `out`.
+void require_other_config(const CommandLine& line, const fs::path& directory) {
+  const auto config = line.text("config");
+  std::error_code none;
+  require(!config || !fs::equivalent(*config, directory / "config.ini", none),
+          "--config {} is a file that a new run in {} would replace; copy it to another folder, or give another --out",
+          config.value_or(""), directory.string());
+}
+
 }  // namespace
 
 void require_same_options(const CommandLine& line, Communicator& control) {
@@ -168,6 +177,7 @@ Start begin_run(const CommandLine& line, MpiSession& session, Communicator& cont
     start.lock = lock_directory(start.directory);
     work_aside(control, [&] { start.checkpoint = find_start(line, start.directory); });
     if (start.checkpoint) recorded = start.checkpoint->config();
+    if (!start.checkpoint) require_other_config(line, start.directory);
   });
   recorded = control.broadcast_text(recorded, 0);
   start.resumed = !recorded.empty();
@@ -175,18 +185,6 @@ Start begin_run(const CommandLine& line, MpiSession& session, Communicator& cont
   start.values =
       start.resumed ? merge_for_resume(from_ini(recorded, "the recorded configuration"), line.training) : line.training;
   return start;
-}
-
-void require_same_data(const DataSource& source, const std::string& spec, Communicator& control) {
-  const auto data = control.gather_texts(fmt::format("{} examples with digest {}", source.size(), source.digest()));
-  const auto hosts = control.gather_texts(host_name());
-  for (std::size_t rank = 1; rank < data.size(); ++rank) {
-    if (data[rank] == data[0]) continue;
-    throw DataError(
-        fmt::format("{} is not the same everywhere: rank {} on {} reads {}, and rank 0 on {} reads {}; give "
-                    "every rank the same data",
-                    spec, rank, hosts[rank], data[rank], hosts[0], data[0]));
-  }
 }
 
 void require_space(const RunState& state, const RunIdentity& identity, const Start& start) {

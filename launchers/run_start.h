@@ -33,9 +33,6 @@ Start begin_run(const CommandLine& line, MpiSession& session, Communicator& cont
 /// What --epochs or --steps ask for.
 std::int64_t planned_steps(const OptionValues& values, const SamplingPlan& plan);
 
-/// DataError names the first rank whose data are not those of rank 0. Collective.
-void require_same_data(const DataSource& source, const std::string& spec, Communicator& control);
-
 /// StorageError unless two checkpoints fit, the one before being kept until the next is whole, or one beside as many as
 /// are kept: better known now than after hours.
 void require_space(const RunState& state, const RunIdentity& identity, const Start& start);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "agreement.h"
 #include "assembly.h"
 #include "command_line.h"
 #include "commands.h"
@@ -14,6 +15,7 @@
 #include "credence/estimators/curvature.h"
 #include "credence/kernels/page_locked.h"
 #include "credence/networks/hierarchical_groups.h"
+#include "credence/networks/torchscript.h"
 #include "credence/training/dealt_update.h"
 #include "memory.h"
 #include "progress.h"
@@ -151,7 +153,12 @@ int run_train(const CommandContext& context) {
   const std::int64_t total_steps = planned_steps(start.values, plan);
 
   set_phase("start of training");
-  Model model = build_model(start.values, source->spec(), machine, {start.resumed, start.checkpoint.get()});
+  Model model;
+  collectively(*control, [&] {
+    model = build_model(start.values, source->spec(), machine, {start.resumed, start.checkpoint.get()});
+  });
+  require_same_everywhere(start.values.text("network"),
+                          fmt::format("content with digest {}", script_digest(model.network->module())), *control);
   collectively(*control, [&] { require_known_groups(model.network->module(), *source); });
   const Augmentation augmentation = Augmentation::parse(start.values.text("augment"));
   const Objective objective{

@@ -56,7 +56,13 @@ int run(credence::MpiSession& session, const std::string& directory, std::int64_
     if (session.rank() != 0) return;
     std::filesystem::create_directories(directory);
     lock.emplace(directory);
-    if (const auto found = find_newest_checkpoint(directory); found.newest) restore(*found.newest, identity, state);
+    const auto found = find_newest_checkpoint(directory);
+    for (const auto& [file, why] : found.unusable) std::fprintf(stderr, "skipping %s\n", why.c_str());
+    if (found.newest) {
+      restore(*found.newest, identity, state);
+    } else if (!found.unusable.empty()) {
+      throw DataError("none of the checkpoints in " + directory + " can be used");
+    }
   });
   broadcast_state(state, *communicator);
 

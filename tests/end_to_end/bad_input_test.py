@@ -101,6 +101,16 @@ class CommandLine(RunTest):
         config.write_text("network = mlp:4\nlearning-rate = 1\n")
         self.refuse("train", *MOONS[:2], "--config", config, words=("learning-rate", "line 2"))
         self.refuse("train", *MOONS, "--config", self.folder / "missing.ini", words=("missing.ini",))
+        self.refuse("train", *MOONS, "--config", self.folder, words=(str(self.folder), "not a regular file"))
+
+    def test_a_new_run_does_not_replace_its_config_file(self):
+        config = self.folder / "run" / "config.ini"
+        config.parent.mkdir()
+        text = f"data = moons\nnetwork = mlp:4\nsteps = 2\nout = {config.parent}\n"
+        config.write_text(text)
+        for more in ((), ("--overwrite",)):
+            self.refuse("train", "--config", config, *more, words=(str(config), "another folder"))
+            self.assertEqual(config.read_text(), text)
 
     def test_numbers_of_other_commands_out_of_range(self):
         self.succeed("train", *MOONS, "--steps", 2, "--progress", "none", "--out", self.folder / "kept")
@@ -211,6 +221,40 @@ class Data(RunTest):
                 self.assert_refused(result, 65, "rank 1 on", "csv:table.csv", "40 examples")
                 self.assertNotIn("step 1/", result.stderr)
                 self.assertEqual(checkpoints(self.folder / "run"), [])
+
+    def in_two_folders(self, first, second, *arguments):
+        """A rank in each, with the same command."""
+        command = [EXECUTABLE, *arguments]
+        return finish(start_ranks("-np", 1, "-wdir", self.folder / first, *command, ":",
+                                  "-np", 1, "-wdir", self.folder / second, *command))
+
+    def test_ranks_with_different_checkpoints(self):
+        for folder, steps, seed in (("a", 5, 0), ("later", 10, 0), ("other", 5, 1)):
+            self.succeed("train", *MOONS, "--steps", steps, "--seed", seed, "--checkpoint-every", 100, "--progress", "none",
+                         "--out", self.folder / folder / "run")
+        for command in (("evaluate",), ("predict", "--data", "moons"), ("export", "--to", "netcdf", "--draws", 2, "out.nc")):
+            options = (*command, "--checkpoint", "run")
+            self.assert_refused(self.in_two_folders("a", "other", *options), 65, "rank 1 on", "checkpoint-00000005.h5",
+                                "not the same everywhere")
+        result = self.in_two_folders("a", "later", "evaluate", "--checkpoint", "run")
+        self.assert_refused(result, 65, "checkpoint-00000005.h5", "No such file")
+
+    def test_ranks_that_evaluate_different_data(self):
+        rows = [f"{i * 0.1},{i % 7},{i % 2}\n" for i in range(40)]
+        for folder, first in (("a", rows[0]), ("b", "9,9,1\n")):
+            (self.folder / folder).mkdir()
+            (self.folder / folder / "same.csv").write_text("x1,x2,y\n" + "".join(rows))
+            (self.folder / folder / "table.csv").write_text("x1,x2,y\n" + first + "".join(rows[1:]))
+        run = self.folder / "run"
+        self.succeed("train", "--data", f"csv:{self.folder}/a/same.csv", "--network", "mlp:4", "--batch", 8, "--steps", 3,
+                     "--progress", "none", "--out", run)
+        (self.folder / "a" / "inputs.csv").write_text("x1,x2\n1,2\n")
+        (self.folder / "b" / "inputs.csv").write_text("x1,x2\n1,3\n")
+        for options in (("evaluate", "--data", "csv:table.csv"), ("evaluate", "--data", "csv:same.csv", "--ood", "csv:table.csv"),
+                        ("predict", "--data", "csv:table.csv"), ("predict", "inputs.csv")):
+            with self.subTest(options=options):
+                self.assert_refused(self.in_two_folders("a", "b", *options, "--checkpoint", run), 65, "rank 1 on",
+                                    options[-1].removeprefix("csv:"), "not the same everywhere")
 
     def test_dataset_changed_under_a_run(self):
         table = self.folder / "table.csv"

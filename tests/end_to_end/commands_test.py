@@ -304,6 +304,16 @@ class Commands(RunTest):
         self.succeed("train", "--config", self.folder / "a" / "config.ini", "--out", self.folder / "b")
         self.assert_same_bits(checkpoints(self.folder / "a")[-1], checkpoints(self.folder / "b")[-1])
 
+    def test_config_ini_of_posteriors_with_a_prior_of_their_own_starts_the_same_run(self):
+        for posterior in ("sparse", "gaussian-dropout:0.1"):
+            with self.subTest(posterior=posterior):
+                first, second = self.folder / posterior / "first", self.folder / posterior / "second"
+                options = (*MOONS, "--posterior", posterior, "--steps", 4, "--progress", "none", "--out", first)
+                self.run_with_code(75, "train", *options, "--stop-after", 2)
+                self.succeed("train", *options)  # writes config.ini again
+                self.succeed("train", "--config", first / "config.ini", "--out", second)
+                self.assert_same_bits(checkpoints(first)[-1], checkpoints(second)[-1])
+
     def test_the_command_line_wins_over_config_ini_by_either_name_of_length(self):
         (self.folder / "long.ini").write_text("epochs = 1000\n")
         result = self.succeed("train", *MOONS, "--config", self.folder / "long.ini", "--steps", 4, "--json", "--out",

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments_test import short
 from images import png
-from support import RunTest, checkpoints, children, contents, run, start, wait_until
+from support import EXECUTABLE, RunTest, checkpoints, children, contents, finish, run, start, start_ranks, wait_until
 
 REFERENCES = pathlib.Path(__file__).resolve().parents[1] / "references"
 SMALL = ["train", "--network", "resnet20", "--image-size", "32", "--batch", "8", "--shards", "2", "--progress", "none"]
@@ -220,6 +220,20 @@ class Images(RunTest):
         with zipfile.ZipFile(network, "a") as archive:
             archive.comment = b"of another day"
         self.assert_refused(run("train", "--out", self.folder / "two", "--steps", 42, ranks=2), 2, "file of other content")
+
+    def test_ranks_with_different_networks(self):
+        self.pack(self.make(size=32, heights=1))
+        for rank in ("a", "b"):
+            (self.folder / rank).mkdir()
+            shutil.copy(REFERENCES / "networks/shufflenet.pt", self.folder / rank / "network.pt")
+        with zipfile.ZipFile(self.folder / "b/network.pt", "a") as archive:
+            archive.comment = b"of another day"
+        command = (EXECUTABLE, "train", "--data", f"pack:{self.folder / 'packed.h5'}", "--network", "torchscript:network.pt",
+                   "--batch", 4, "--steps", 1, "--progress", "none", "--out", self.folder / "run")
+        result = finish(start_ranks("-np", 1, "-wdir", self.folder / "a", *command, ":",
+                                    "-np", 1, "-wdir", self.folder / "b", *command))
+        self.assert_refused(result, 65, "rank 1 on", "torchscript:network.pt", "not the same everywhere")
+        self.assertEqual(checkpoints(self.folder / "run"), [])
 
     def test_the_experiment_on_image_folders(self):
         source = self.make(train=600, test=40, size=32, heights=1)

@@ -75,6 +75,22 @@ class Mpirun(unittest.TestCase):
             self.assertEqual(report["environment"]["OMP_NUM_THREADS"], "1")
             self.assertEqual(report["processors"], CORES)
 
+    def test_threads_where_the_number_of_ranks_is_not_given(self):
+        hostfile = pathlib.Path(self.folder.name) / "hosts"
+        hostfile.write_text("localhost slots=1  # and no more\n")
+        for options, ranks in ((["-N", "1"], 1), (["--pernode"], 1), (["-H", "localhost"], 1), (["-H", "localhost:2"], 2),
+                               (["--hostfile", str(hostfile)], 1), ([], len(CORES))):
+            with self.subTest(options=options):
+                for path in pathlib.Path(self.folder.name).glob("rank-*"):
+                    path.unlink()
+                process = self.start(options, ["0"])
+                self.assertEqual(self.finish(process), 0, process.error)
+                reports = self.reports(ranks)
+                self.assertEqual(len(list(pathlib.Path(self.folder.name).glob("rank-*"))), ranks)
+                threads = max(len(CORES) // ranks, 1)
+                self.assertEqual([r["environment"]["OMP_NUM_THREADS"] for r in reports], [str(threads)] * ranks)
+                self.assertTrue(all(len(r["processors"]) >= threads for r in reports), reports)
+
     def test_affinity_mask_is_kept(self):
         process = self.start(["-np", "1"], ["0"], prefix=["taskset", "-c", str(CORES[-1])])
         self.assertEqual(self.finish(process), 0, process.error)

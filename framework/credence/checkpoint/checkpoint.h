@@ -44,6 +44,7 @@ class Checkpoint {
   Checkpoint& operator=(Checkpoint&&) noexcept;
 
   const std::filesystem::path& file() const;
+  std::string digest() const;  // of its content, hexadecimal
   const std::map<std::string, Attribute>& attributes() const;
   std::int64_t integer(const std::string& attribute) const;  // DataError where missing or of another type
   const std::string& config() const;

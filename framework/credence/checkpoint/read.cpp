@@ -47,6 +47,7 @@ void convert(std::span<const std::byte> bytes, std::vector<double>& values) {
 
 struct Checkpoint::State {
   checkpoints::OpenedFile opened;
+  Digest content{};
   checkpoints::Table table;
   std::string config;
   std::vector<ArrayView> arrays;
@@ -75,6 +76,7 @@ Checkpoint::Checkpoint(const std::filesystem::path& file) : state_(std::make_uni
     throw DataError(fmt::format("{}: damaged: its content does not match its digest ({})", file.string(),
                                 describe_damage(state_->opened)));
   }
+  state_->content = block.content;
   state_->table = inspect(state_->opened);
   state_->config.resize(state_->table.config.bytes);
   state_->fill(state_->table.config, std::as_writable_bytes(std::span(state_->config)));
@@ -90,6 +92,10 @@ Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
 
 const std::filesystem::path& Checkpoint::file() const {
   return state_->opened.file;
+}
+
+std::string Checkpoint::digest() const {
+  return hexadecimal(state_->content);
 }
 
 const std::map<std::string, Attribute>& Checkpoint::attributes() const {

@@ -17,10 +17,9 @@ namespace {
 using enum OptionKind;
 
 constexpr std::array kOptions = {
-    OptionInfo{
-        "data", "fashion-mnist", identity, false,
-        "fashion-mnist[:DIR] | mnist:DIR | moons | csv:FILE | images:DIR | cifar10:DIR | cifar100:DIR | pack:FILE: "
-        "what to train on"},
+    OptionInfo{"data", "fashion-mnist", identity, false,
+               "fashion-mnist[:DIR] | mnist:DIR | moons[:SEED] | csv:FILE | images:DIR | cifar10:DIR | cifar100:DIR | "
+               "pack:FILE: what to train on"},
     OptionInfo{"augment", "none", identity, false,
                "none, or crop:PIXELS, flip, resized-crop[:LEAST_AREA], jitter:STRENGTH with commas between"},
     OptionInfo{"image-size", "", identity, false,
@@ -48,8 +47,8 @@ constexpr std::array kOptions = {
     OptionInfo{"prior", "normal:1", identity, true,
                "normal:S | normal:fan-in | laplace:S | logistic:S | student-t:DOF,S | scale-mixture:P,S1,S2 | "
                "spike-slab:P,S | horseshoe:S[,unit] | log-uniform | hierarchical:A | empirical | "
-               "checkpoint:FILE[,inflate=K] | weights:FILE,scale=S[,delta=D] | none; also REGEX=PRIOR for the tensors "
-               "whose name matches"},
+               "checkpoint:FILE[,inflate=K] | weights:FILE[,skip=REGEX],scale=S[,delta=D] | none; also REGEX=PRIOR for "
+               "the tensors whose name matches"},
     OptionInfo{"norm-parameters", "point", identity, false,
                "bayesian | point: scales and shifts of norm layers, where no REGEX=POSTERIOR names them"},
     OptionInfo{"biases", "bayesian", identity, false,
@@ -231,8 +230,11 @@ std::string to_ini(const OptionValues& values, bool machine_options) {
   for (const OptionInfo& option : kOptions) {
     if (option.kind == OptionKind::machine && !machine_options) continue;
     if (option.name == "epochs" && !values.text("steps").empty()) continue;  // steps say it
+    // Some posteriors have a prior of their own in the place of the default, and take no other: it must not read as
+    // given.
+    const char* const remark = option.name == "prior" && !values.given("prior") ? "# " : "";
     for (const std::string& value : values.texts(std::string(option.name))) {
-      ini += fmt::format("{} = {}\n", option.name, value);
+      ini += fmt::format("{}{} = {}\n", remark, option.name, value);
     }
   }
   return ini;
