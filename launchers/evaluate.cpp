@@ -37,7 +37,7 @@ const std::vector<CommandOption>& evaluate_extras() {
        "running | refresh: batch normalisation by its averages of training, or estimated under each draw on the "
        "training "
        "data (default running)"},
-      {"norm-batches", "batches of a shard that refresh reads (default 16)"},
+      {"norm-batches", "batches of a shard, under --norm sync of all shards, that refresh reads (default 16)"},
       {"predictions", "HDF5 file for per-example predictions and what figures are drawn from"},
       {"json", "the metrics as one JSON object, last line of stdout", true},
       {"help", "this text", true}};
