@@ -14,6 +14,7 @@
 #include "credence/posteriors/sparsity.h"
 #include "credence/prediction/inference_data.h"
 #include "credence/priors/rules.h"
+#include "credence/training/run_arrays.h"
 
 namespace credence {
 namespace {
@@ -33,11 +34,6 @@ const std::vector<CommandOption>& export_extras() {
 }
 
 constexpr std::string_view kTrainingOptions[] = {"data", "threads", "device", "backend", "timeout-seconds"};
-
-DType dtype_of_tensor(const torch::Tensor& tensor) {
-  if (tensor.scalar_type() == torch::kInt64) return DType::int64;
-  return tensor.scalar_type() == torch::kFloat64 ? DType::float64 : DType::float32;
-}
 
 /// A state dict: means under the weights' own names, what else the posterior has of a tensor as NAME.KIND, buffers.
 class StateDict {
@@ -73,7 +69,7 @@ class StateDict {
  private:
   void add(const std::string& tensor, const std::string& name, const torch::Tensor& values) {
     if (chosen_ && !std::regex_search(tensor, *chosen_)) return;
-    const torch::Tensor& host = owned_.emplace_back(values.detach().cpu().contiguous());
+    const torch::Tensor& host = owned_.emplace_back(stored_tensor(values));
     arrays_.push_back({name, dtype_of_tensor(host), host.sizes().vec(), host.data_ptr()});
   }
 
