@@ -108,6 +108,9 @@ class Pretrained(RunTest):
                 for stored in (one["buffers"][name][()], two["buffers"][name][()], exported[name]):
                     self.assertEqual((stored.dtype, stored.tolist()), (np.int64, values), name)
         self.assertGreater(self.succeed("plan", *train[1:], "--json").json["memory_bytes"], 0)
+        for option in (("--init", file), ("--prior", f"weights:{file},scale=1")):
+            started = self.start(*train[1:], *option)
+            np.testing.assert_array_equal(started["out.weight/mean"], exported["out.weight"])
 
     def test_members_that_begin_equal_are_told_of(self):
         self.succeed("train", *MLP, "--steps", 2, "--out", self.folder / "first")
