@@ -9,7 +9,6 @@
 #include "credence/base/context.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
-#include "credence/data/bad_records.h"
 #include "credence/data/corruption.h"
 #include "credence/data/open.h"
 #include "credence/posteriors/sparsity.h"
@@ -216,11 +215,8 @@ int run_evaluate(const CommandContext& context) {
       if (line.has("elbo") || wants_refresh(line)) training = open_for(*loaded, recorded, Split::train);
     });
   });
-  const OptionValues& given = line.training.given("max-bad-records") ? line.training : loaded->values;
   const auto leave_out = [&](const std::unique_ptr<DataSource>& data) {
-    if (data == nullptr) return std::int64_t{0};
-    return leave_out_bad_records(*data, given.integer("max-bad-records"),
-                                 std::max(machine.threads, machine.loader_threads), *control);
+    return data == nullptr ? std::int64_t{0} : leave_out_bad(line.training, *loaded, *data, *control);
   };
   const std::int64_t bad_records = leave_out(source);
   leave_out(ood);

@@ -33,7 +33,8 @@ const std::vector<CommandOption>& export_extras() {
   return extras;
 }
 
-constexpr std::string_view kTrainingOptions[] = {"data", "threads", "device", "backend", "timeout-seconds"};
+constexpr std::string_view kTrainingOptions[] = {"data",   "threads", "max-bad-records",
+                                                 "device", "backend", "timeout-seconds"};
 
 /// A state dict: means under the weights' own names, what else the posterior has of a tensor as NAME.KIND, buffers.
 class StateDict {
@@ -84,7 +85,9 @@ void export_safetensors(const std::string& file, const CommandLine& line, Loaded
     require(!line.has(option), "--{} is an option of --to netcdf: a state dict holds means and scales, no draws",
             option);
   }
-  require(!line.training.given("data"), "--data is an option of --to netcdf: a state dict holds no data");
+  for (const char* option : {"data", "max-bad-records"}) {
+    require(!line.training.given(option), "--{} is an option of --to netcdf: a state dict holds no data", option);
+  }
   // "pt": names and layouts are those of a PyTorch state dict.
   std::map<std::string, std::string> metadata = {{"format", "pt"},
                                                  {"producer", "credence"},
@@ -111,6 +114,7 @@ void export_netcdf(const std::string& file, const CommandLine& line, LoadedModel
       require_same_targets(source->spec(), loaded.examples, spec);
     });
   });
+  leave_out_bad(line.training, loaded, *source, control);
   Model& model = loaded.model;
   write_inference_data(
       file, {*model.network, *model.posterior, model.likelihood, *source, control},
@@ -145,6 +149,7 @@ int run_export(const CommandContext& context) {
   std::unique_ptr<LoadedModel> loaded;
   collectively(*control, [&] {
     loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine, *control));
+    loaded->reading.threads = machine.threads;  // nothing else needs them meanwhile
   });
   if (format == "netcdf") {
     export_netcdf(file, line, *loaded, *control);
