@@ -148,7 +148,12 @@ class Commands(RunTest):
         self.assertLess(contrast["accuracy"], metrics[0]["accuracy"] - 0.05)
         self.assertLess(abs(noise["accuracy"] - metrics[0]["accuracy"]), 0.05)
         self.assertAlmostEqual(metrics[0]["corrupted_mean"]["accuracy"], (contrast["accuracy"] + noise["accuracy"]) / 2)
-        self.assertIn("contrast", self.succeed(*corrupt).stdout)
+        table = self.succeed(*corrupt).stdout
+        lines = [line.split() for line in table[table.index("corrupted "):].splitlines()]
+        self.assertEqual(lines[0][:4], ["corrupted", "severity", "accuracy", "nll"])
+        self.assertEqual([line[0] for line in lines[1:]], ["none", "contrast", "noise", "mean"])
+        for line, entry in zip(lines[2:], (contrast, noise)):
+            self.assertEqual(line[1:4], [str(entry["severity"]), f"{entry['accuracy']:.4f}", f"{entry['nll']:.4f}"])
         self.assert_refused(run(*evaluate, "--corrupt", "contrasts"), 2, "contrast")
 
     def test_corrupted_images_are_not_of_the_pruned_posterior(self):
