@@ -94,6 +94,10 @@ DataOptions data_options(const OptionValues& values, const Machine& machine);
 /// Data for a trained network, images sized and normalised as its own were. UserError where the inputs are others than
 /// it takes: their shape, or the columns of a table.
 std::unique_ptr<DataSource> open_for(const LoadedModel& loaded, const std::string& spec, Split split);
+/// Leaves out bad records of data for a trained network, up to --max-bad-records as given or else as recorded; how many
+/// there are. Collective.
+std::int64_t leave_out_bad(const OptionValues& line, const LoadedModel& loaded, DataSource& source,
+                           Communicator& control);
 /// UserError where the labels or targets of data are others than the network was trained on.
 void require_same_targets(const ExampleSpec& data, const ExampleSpec& trained, const std::string& spec);
 

@@ -10,7 +10,6 @@
 #include "credence/base/context.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
-#include "credence/data/bad_records.h"
 #include "credence/data/corruption.h"
 #include "credence/data/open.h"
 #include "credence/posteriors/sparsity.h"
@@ -38,7 +37,7 @@ const std::vector<CommandOption>& evaluate_extras() {
        "running | refresh: batch normalisation by its averages of training, or estimated under each draw on the "
        "training "
        "data (default running)"},
-      {"norm-batches", "batches of a shard that refresh reads (default 16)"},
+      {"norm-batches", "batches of a shard, under --norm sync of all shards, that refresh reads (default 16)"},
       {"predictions", "HDF5 file for per-example predictions and what figures are drawn from"},
       {"json", "the metrics as one JSON object, last line of stdout", true},
       {"help", "this text", true}};
@@ -217,11 +216,8 @@ int run_evaluate(const CommandContext& context) {
   });
   require_same_data(*source, spec, *control);
   if (ood) require_same_data(*ood, *line.text("ood"), *control);
-  const OptionValues& given = line.training.given("max-bad-records") ? line.training : loaded->values;
   const auto leave_out = [&](const std::unique_ptr<DataSource>& data) {
-    if (data == nullptr) return std::int64_t{0};
-    return leave_out_bad_records(*data, given.integer("max-bad-records"),
-                                 std::max(machine.threads, machine.loader_threads), *control);
+    return data == nullptr ? std::int64_t{0} : leave_out_bad(line.training, *loaded, *data, *control);
   };
   const std::int64_t bad_records = leave_out(source);
   leave_out(ood);

@@ -15,6 +15,7 @@
 #include "credence/posteriors/sparsity.h"
 #include "credence/prediction/inference_data.h"
 #include "credence/priors/rules.h"
+#include "credence/training/run_arrays.h"
 
 namespace credence {
 namespace {
@@ -33,12 +34,8 @@ const std::vector<CommandOption>& export_extras() {
   return extras;
 }
 
-constexpr std::string_view kTrainingOptions[] = {"data", "threads", "device", "backend", "timeout-seconds"};
-
-DType dtype_of_tensor(const torch::Tensor& tensor) {
-  if (tensor.scalar_type() == torch::kInt64) return DType::int64;
-  return tensor.scalar_type() == torch::kFloat64 ? DType::float64 : DType::float32;
-}
+constexpr std::string_view kTrainingOptions[] = {"data",   "threads", "max-bad-records",
+                                                 "device", "backend", "timeout-seconds"};
 
 /// A state dict: means under the weights' own names, what else the posterior has of a tensor as NAME.KIND, buffers.
 class StateDict {
@@ -74,7 +71,7 @@ class StateDict {
  private:
   void add(const std::string& tensor, const std::string& name, const torch::Tensor& values) {
     if (chosen_ && !std::regex_search(tensor, *chosen_)) return;
-    const torch::Tensor& host = owned_.emplace_back(values.detach().cpu().contiguous());
+    const torch::Tensor& host = owned_.emplace_back(stored_tensor(values));
     arrays_.push_back({name, dtype_of_tensor(host), host.sizes().vec(), host.data_ptr()});
   }
 
@@ -89,7 +86,9 @@ void export_safetensors(const std::string& file, const CommandLine& line, Loaded
     require(!line.has(option), "--{} is an option of --to netcdf: a state dict holds means and scales, no draws",
             option);
   }
-  require(!line.training.given("data"), "--data is an option of --to netcdf: a state dict holds no data");
+  for (const char* option : {"data", "max-bad-records"}) {
+    require(!line.training.given(option), "--{} is an option of --to netcdf: a state dict holds no data", option);
+  }
   // "pt": names and layouts are those of a PyTorch state dict.
   std::map<std::string, std::string> metadata = {{"format", "pt"},
                                                  {"producer", "credence"},
@@ -117,6 +116,7 @@ void export_netcdf(const std::string& file, const CommandLine& line, LoadedModel
     });
   });
   require_same_data(*source, spec, control);
+  leave_out_bad(line.training, loaded, *source, control);
   Model& model = loaded.model;
   write_inference_data(
       file, {*model.network, *model.posterior, model.likelihood, *source, control},
@@ -149,6 +149,7 @@ int run_export(const CommandContext& context) {
   const auto control = make_control_communicator(line.training, session);
   const Machine machine = choose_machine(line.training, session, *control);
   const auto loaded = std::make_unique<LoadedModel>(load_model(*line.text("checkpoint"), machine, *control));
+  loaded->reading.threads = machine.threads;  // nothing else needs them meanwhile
   if (format == "netcdf") {
     export_netcdf(file, line, *loaded, *control);
   } else {

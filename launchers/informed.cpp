@@ -151,6 +151,7 @@ std::vector<std::string> extra_names(const TensorFile& file, const Network& netw
   std::set<std::string> known;
   for (const Slot& slot : network.layout().slots) known.insert(slot.name);
   for (const auto& [name, buffer] : network.float_buffers()) known.insert(name);
+  for (const auto& [name, buffer] : network.integer_buffers()) known.insert(name);
   std::vector<std::string> extra;
   for (const std::string& name : file.names()) {
     if (!known.contains(name) && !skipped(name)) extra.push_back(name);

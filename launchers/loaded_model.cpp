@@ -7,6 +7,7 @@
 #include "credence/base/errors.h"
 #include "credence/base/log.h"
 #include "credence/base/text.h"
+#include "credence/data/bad_records.h"
 #include "credence/training/run_state.h"
 
 namespace credence {
@@ -72,6 +73,12 @@ std::unique_ptr<DataSource> open_for(const LoadedModel& loaded, const std::strin
           "the columns of {} are {}, and the network was trained on {}, in this order", spec,
           fmt::join(data.feature_names, ", "), fmt::join(trained.feature_names, ", "));
   return source;
+}
+
+std::int64_t leave_out_bad(const OptionValues& line, const LoadedModel& loaded, DataSource& source,
+                           Communicator& control) {
+  const OptionValues& given = line.given("max-bad-records") ? line : loaded.values;
+  return leave_out_bad_records(source, given.integer("max-bad-records"), loaded.reading.threads, control);
 }
 
 void require_same_targets(const ExampleSpec& data, const ExampleSpec& trained, const std::string& spec) {

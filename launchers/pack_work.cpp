@@ -104,7 +104,8 @@ void Packing::pack_one(std::int64_t record, Packers& packers, PartWriter& writer
   try {
     writer.append(key, packer.pack(place.number));
   } catch (const DataError& error) {
-    const std::string message = fmt::format("{}: {}", place.store->name(place.number), error.what());
+    const std::string name = place.store->name(place.number);
+    const std::string message = fmt::format("{}: {}", name, without_name(error.what(), name));
     const std::int64_t bad = ++work.bad;
     if (bad > job_.bad_allowed) {
       throw DataError(job_.bad_allowed == 0 ? message + "; --max-bad-records leaves such records out" : message);

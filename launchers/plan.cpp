@@ -13,6 +13,7 @@
 #include "credence/base/text.h"
 #include "credence/data/loader.h"
 #include "credence/data/sampling.h"
+#include "credence/posteriors/complexity.h"
 #include "credence/training/dealt_update.h"
 #include "credence/training/run_state.h"
 #include "memory.h"
@@ -71,7 +72,11 @@ Trial try_step(const OptionValues& values, const Machine& machine, Model& model,
   const auto next = [&] {
     return to_tensors(loader.next(), source.spec(), model.likelihood, model.network->dtype(), model.network->device());
   };
-  for (int step = 0; step < kTrialSteps; ++step) estimator->run(step, next, {});
+  for (int step = 0; step < kTrialSteps; ++step) {
+    estimator->run(step, next, {});
+    GradientSum gradient = estimator->gradient();
+    add_closed_form_terms(*model.posterior, {1.0, 1.0}, estimator->gradient_multiplier(), gradient);
+  }
   return {.peak = meter->peak(),
           .kept = meter->live(),
           .batches = ring * examples * bytes_of_example(source),

@@ -29,14 +29,17 @@ const std::vector<CommandOption>& predict_extras() {
       {"samples", "posterior draws (default 32)"},
       {"predictive", std::string(kPredictiveHelp)},
       {"split", "with --data: train | test (default test)"},
-      {"examples", "with --data: A-B, the examples from A to B, counted from 0 (default all)"},
+      {"examples",
+       "with --data: A-B, the examples from A to B, counted from 0 without bad records that are left out (default "
+       "all)"},
       {"output", "table of all numbers, to this csv file instead of stdout"},
       {"json", "everything as one JSON object, last line of stdout", true},
       {"help", "this text", true}};
   return extras;
 }
 
-constexpr std::string_view kTrainingOptions[] = {"data", "threads", "device", "backend", "timeout-seconds"};
+constexpr std::string_view kTrainingOptions[] = {"data",   "threads", "max-bad-records",
+                                                 "device", "backend", "timeout-seconds"};
 
 std::pair<std::int64_t, std::int64_t> parse_examples(const std::string& text, std::int64_t size) {
   const auto dash = text.find('-');
@@ -47,15 +50,16 @@ std::pair<std::int64_t, std::int64_t> parse_examples(const std::string& text, st
   return {first, last - first + 1};
 }
 
+/// Of a dataset, without bad records that are left out.
+void choose_examples(const std::optional<std::string>& examples, NamedInput& dataset) {
+  dataset.count = dataset.source->size();
+  if (examples) std::tie(dataset.first, dataset.count) = parse_examples(*examples, dataset.count);
+}
+
 NamedInput open_dataset(const CommandLine& line, const LoadedModel& loaded) {
   const std::string spec = line.training.text("data");
   const Split split = parse_split(line.text("split").value_or("test"));
-  NamedInput named{fmt::format("{} ({})", spec, name_of(split)), open_for(loaded, spec, split)};
-  named.count = named.source->size();
-  if (const auto examples = line.text("examples")) {
-    std::tie(named.first, named.count) = parse_examples(*examples, named.source->size());
-  }
-  return named;
+  return {fmt::format("{} ({})", spec, name_of(split)), open_for(loaded, spec, split)};
 }
 
 /// All images of the inputs as one dataset, after the tables and idx files.
@@ -101,6 +105,8 @@ void require_inputs(const CommandLine& line) {
   for (const char* option : {"split", "examples"}) {
     require(data || !line.has(option), "--{} chooses from --data SPEC, and none is given", option);
   }
+  require(data || !line.training.given("max-bad-records"),
+          "--max-bad-records is for --data SPEC, and none is given; of files, leave bad ones out yourself");
 }
 
 }  // namespace
@@ -126,6 +132,10 @@ int run_predict(const CommandContext& context) {
   std::vector<PredictionInput> views;
   collectively(*control, [&] {
     work_aside(*control, [&] { inputs = open_all(line, *loaded); });
+  });
+  if (line.training.given("data")) leave_out_bad(line.training, *loaded, *inputs.back().source, *control);
+  collectively(*control, [&] {
+    if (line.training.given("data")) choose_examples(line.text("examples"), inputs.back());
     for (const NamedInput& input : inputs) views.push_back({*input.source, input.first, input.count});
   });
   require_same_inputs(inputs, *control);

@@ -268,8 +268,23 @@ class Data(RunTest):
         table.write_text("x1,x2,y\n" + rows + "1,1,1\n")
         self.assert_refused(run(*options, "--steps", 9), 2, "40 examples")
 
+    def test_data_with_more_classes_than_the_network(self):
+        for classes in (2, 3):
+            (self.folder / f"{classes}.csv").write_text(
+                "x1,x2,y\n" + "".join(f"{i * 0.1},{i % 7},{i % classes}\n" for i in range(40)))
+        self.succeed("train", "--data", f"csv:{self.folder}/2.csv", "--network", "mlp:4", "--batch", "8", "--steps", 2,
+                     "--progress", "none", "--out", self.folder / "run")
+        self.assert_refused(run("evaluate", "--checkpoint", self.folder / "run", "--data", f"csv:{self.folder}/3.csv"), 2,
+                            "3.csv has 3 classes", "trained on 2")
+
 
 class Divergence(RunTest):
+    def test_a_posterior_that_overflows_is_named_and_not_saved(self):
+        result = run("train", *MOONS, "--lr", "1e30", "--optimizer", "sgd", "--lr-schedule", "constant", "--steps", 1,
+                     "--progress", "none", "--out", self.folder / "run", ranks=2)
+        self.assert_refused(result, 93, "the posterior of fc1.weight is not finite after step 1")
+        self.assertEqual(checkpoints(self.folder / "run"), [])
+
     def test_learning_rate_that_diverges(self):
         for rate in ("1e30", "1e6"):
             with self.subTest(rate=rate):

@@ -69,6 +69,8 @@ class Commands(RunTest):
     def test_plan_tells_what_a_run_takes(self):
         for ranks, options in ((1, ("--network", "resnet20", "--batch", 128)),
                                (1, ("--network", "mlp:1200,1200", "--batch", 128, "--posterior", "point")),
+                               (1, ("--network", "mlp:1200,1200", "--batch", 128, "--posterior", "low-rank:4")),
+                               (1, ("--network", "mlp:1200,1200", "--batch", 128, "--prior", "laplace:1")),
                                (2, ("--network", "lenet5", "--batch", 128, "--shards", 4, "--noise", "shard")),
                                (2, ("--network", "mlp:1200,1200", "--batch", 128, "--posterior", "ensemble:2"))):
             with self.subTest(options=options):
@@ -77,7 +79,10 @@ class Commands(RunTest):
                 result = self.succeed("train", *options, *steps, "--json", "--progress", "none", "--overwrite", "--out",
                                       self.folder, ranks=ranks).json
                 measured = result["peak_memory_bytes"]
-                self.assertLess(abs(plan["memory_bytes_of_rank_0"] - measured), 0.1 * measured)
+                # Graphs of closed-form terms, which are large, are gone when the only checkpoint is copied, after the last step.
+                graphs = "low-rank:4" in options or "laplace:1" in options
+                self.assertGreater(plan["memory_bytes_of_rank_0"], 0.9 * measured)
+                self.assertLess(plan["memory_bytes" if graphs else "memory_bytes_of_rank_0"], 1.1 * measured)
                 if "ensemble:2" in options:  # gathered for the checkpoint: all arenas of rank 0's member
                     self.assertLess(plan["bytes_sent_per_step"], 1000)
                     arenas = sum(plan["memory"][kind] for kind in ("posterior", "optimizer")) * 6 / 7
@@ -145,7 +150,12 @@ class Commands(RunTest):
         self.assertLess(contrast["accuracy"], metrics[0]["accuracy"] - 0.05)
         self.assertLess(abs(noise["accuracy"] - metrics[0]["accuracy"]), 0.05)
         self.assertAlmostEqual(metrics[0]["corrupted_mean"]["accuracy"], (contrast["accuracy"] + noise["accuracy"]) / 2)
-        self.assertIn("contrast", self.succeed(*corrupt).stdout)
+        table = self.succeed(*corrupt).stdout
+        lines = [line.split() for line in table[table.index("corrupted "):].splitlines()]
+        self.assertEqual(lines[0][:4], ["corrupted", "severity", "accuracy", "nll"])
+        self.assertEqual([line[0] for line in lines[1:]], ["none", "contrast", "noise", "mean"])
+        for line, entry in zip(lines[2:], (contrast, noise)):
+            self.assertEqual(line[1:4], [str(entry["severity"]), f"{entry['accuracy']:.4f}", f"{entry['nll']:.4f}"])
         self.assert_refused(run(*evaluate, "--corrupt", "contrasts"), 2, "contrast")
 
     def test_corrupted_images_are_not_of_the_pruned_posterior(self):

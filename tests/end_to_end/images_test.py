@@ -259,11 +259,23 @@ class Images(RunTest):
         evaluate = ("evaluate", "--checkpoint", self.folder / "straight", "--samples", 2, "--json", "--data", data)
         self.assert_refused(run(*evaluate, "--max-bad-records", 0, ranks=2), 65, damaged[3])
         metrics = [self.succeed(*evaluate, ranks=ranks).json for ranks in (1, 2)]
+        predict = ("predict", *evaluate[1:])
+        self.assert_refused(run(*predict, "--max-bad-records", 0), 65, damaged[3])
+        self.assert_refused(run(*predict, "--examples", "7"), 2, "--examples")
+        predictions = [self.succeed(*predict, ranks=ranks).json["examples"] for ranks in (1, 2)]
+        export = ("export", "--checkpoint", self.folder / "straight", "--to", "netcdf", "--draws", 2, "--data", data)
+        self.assert_refused(run(*export, self.folder / "draws.nc", "--max-bad-records", 0), 65, damaged[3])
+        self.succeed(*export, self.folder / "draws.nc")
+        with h5py.File(self.folder / "draws.nc") as file:
+            self.assertEqual(file["observed_data/y"][()].tolist(), [0] * 3 + [1] * 4)
         for name in damaged:
             (folder / name).unlink()
         metrics.append(self.succeed(*evaluate, "--max-bad-records", 0).json)
         self.assertEqual([(m["examples"], m.pop("bad_records")) for m in metrics], [(7, 1), (7, 1), (7, 0)])
         self.assertEqual(metrics[0], metrics[2])
+        predictions.append(self.succeed(*predict).json["examples"])
+        self.assertEqual([len(examples) for examples in predictions], [7] * 3)
+        self.assertEqual(predictions[0], predictions[2])
 
     def refuse(self, code, *words, data, more=()):
         for ranks in (1, 2):
@@ -279,9 +291,15 @@ class Images(RunTest):
             victim.write_bytes(content)
             self.refuse(65, "00003.JPEG", word, "--max-bad-records", data=f"images:{source}")
             self.assert_refused(run("pack", f"images:{source}", self.folder / "bad.h5", "--overwrite", ranks=2), 65, "00003.JPEG", word)
+        victim.unlink()
+        victim.symlink_to("nowhere")
+        self.refuse(65, "00003.JPEG", "No such file", "--max-bad-records", data=f"images:{source}")
+        refused = run("pack", f"images:{source}", self.folder / "bad.h5", "--overwrite")
+        self.assertEqual(refused.stderr.count("00003.JPEG"), 1, refused)
         self.train(f"images:{source}", "passed", 1, "--max-bad-records", "1")
         result = self.pack(source, "--max-bad-records", 1, "--json", file="fewer.h5")
         self.assertEqual((result.json["images"], result.json["bad"]), (23, 1))
+        victim.unlink()
         victim.write_bytes(whole)
         shutil.rmtree(source / "test" / "bee")
         run_directory = self.folder / "run"

@@ -2,6 +2,7 @@
 
 import collections
 import io
+import pathlib
 import pickle
 import sys
 import types
@@ -11,8 +12,10 @@ import zipfile
 import h5py
 import numpy as np
 
+from networks import read_safetensors
 from support import RunTest, checkpoints
 
+REFERENCES = pathlib.Path(__file__).parents[1] / "references"
 MOONS = ["--data", "moons", "--likelihood", "bernoulli", "--batch", "64", "--progress", "none"]
 MLP = [*MOONS, "--network", "mlp:6,6"]
 RESNET = ["--network", "resnet20", "--batch", "16", "--steps", "4", "--shards", "2", "--progress", "none"]
@@ -90,6 +93,24 @@ class Pretrained(RunTest):
         started = self.start(*MLP, "--init", file)
         for name, values in weights.items():
             np.testing.assert_array_equal(started[f"{name}/mean"], values)
+
+    def test_integers_and_bools_of_a_network_are_kept(self):
+        train = ["train", *MOONS, "--network", f"torchscript:{REFERENCES / 'networks/counting.pt'}", "--shards", 2]
+        run, ranks, file = self.folder / "run", self.folder / "ranks", self.folder / "state.safetensors"
+        self.succeed(*train, "--steps", 1, "--out", run)
+        self.succeed(*train, "--steps", 2, "--out", run)
+        self.succeed(*train, "--steps", 2, "--out", ranks, ranks=2)
+        expected = {"used": [1, 1], "seen": 1, "calls": [0, 2, -3], "level": [200, 7]}  # as shard 0 has them
+        self.succeed("export", "--checkpoint", ranks, "--to", "safetensors", file)
+        exported, _ = read_safetensors(file)
+        with h5py.File(checkpoints(run)[-1]) as one, h5py.File(checkpoints(ranks)[-1]) as two:
+            for name, values in expected.items():
+                for stored in (one["buffers"][name][()], two["buffers"][name][()], exported[name]):
+                    self.assertEqual((stored.dtype, stored.tolist()), (np.int64, values), name)
+        self.assertGreater(self.succeed("plan", *train[1:], "--json").json["memory_bytes"], 0)
+        for option in (("--init", file), ("--prior", f"weights:{file},scale=1")):
+            started = self.start(*train[1:], *option)
+            np.testing.assert_array_equal(started["out.weight/mean"], exported["out.weight"])
 
     def test_members_that_begin_equal_are_told_of(self):
         self.succeed("train", *MLP, "--steps", 2, "--out", self.folder / "first")

@@ -27,22 +27,31 @@ bool is_hidden(const fs::path& path) {
   return path.filename().string().starts_with('.');
 }
 
-/// Names of the folders in a folder, sorted by their bytes.
+/// Names of the folders in a folder, sorted by their bytes. What may be one must not be passed over: labels count them.
 std::vector<std::string> folders_in(const fs::path& directory) {
   std::vector<std::string> names;
   std::error_code error;
   fs::directory_iterator entries(directory, error);
   if (error) fail_listing("open the folder", directory, error);
-  for (const fs::directory_entry& entry : entries)
-    if (entry.is_directory(error) && !is_hidden(entry.path())) names.push_back(entry.path().filename().string());
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    if (is_hidden(entries->path())) continue;
+    std::error_code unknown;
+    const bool folder = entries->is_directory(unknown);
+    if (unknown) fail_listing("tell what is at", entries->path(), unknown);
+    if (folder) names.push_back(entries->path().filename().string());
+  }
+  if (error) fail_listing("list the folder", directory, error);
   std::ranges::sort(names);
   return names;
 }
 
 std::optional<fs::path> first_folder(const fs::path& directory, std::initializer_list<const char*> names) {
-  std::error_code ignored;
-  for (const char* name : names)
-    if (fs::is_directory(directory / name, ignored)) return directory / name;
+  for (const char* name : names) {
+    std::error_code error;
+    const fs::file_status status = fs::status(directory / name, error);
+    if (error && status.type() != fs::file_type::not_found) fail_listing("tell what is at", directory / name, error);
+    if (fs::is_directory(status)) return directory / name;
+  }
   return std::nullopt;
 }
 
@@ -125,7 +134,7 @@ void FolderStore::add_class(std::int64_t label) {
     const std::uintmax_t length = regular ? entries->file_size(unknown) : 0;
     if (unknown && kind_of_input_error(unknown.value()) == ExitCode::storage)
       fail_listing("tell what is at", entries->path(), unknown);
-    if (!regular || unknown) continue;  // or a link to nothing
+    if (!regular && !unknown) continue;  // a link to nothing is an image that cannot be read
     files.emplace_back(entries->path().lexically_relative(root_).string(), static_cast<std::int64_t>(length));
   }
   if (error) fail_listing("list the folder", folder, error);

@@ -40,11 +40,6 @@ struct Workplace {
   };
 };
 
-/// What is wrong with a record: errors of a record's file begin with the name that is put before them here.
-std::string without_name(const std::string& why, const std::string& name) {
-  return why.starts_with(name + ": ") ? why.substr(name.size() + 2) : why;
-}
-
 }  // namespace
 
 struct ImageSource::Example {
@@ -115,8 +110,8 @@ void ImageSource::read_row(const Example& example, std::int64_t row, Batch& batc
   try {
     decode(record, example, to);
   } catch (const DataError& error) {
-    throw DataError(fmt::format("{}: {}; --max-bad-records of train and evaluate leaves out what is bad from the start",
-                                store_->name(record), without_name(error.what(), store_->name(record))));
+    throw DataError(fmt::format("{}: {}; --max-bad-records leaves out what is bad from the start", store_->name(record),
+                                without_name(error.what(), store_->name(record))));
   }
   batch.labels[static_cast<std::size_t>(row)] = store_->label(record);
 }

@@ -18,6 +18,11 @@ struct StoredImage {
   std::span<const std::uint8_t> bytes;
 };
 
+/// What is wrong with a record: errors of a record's file begin with the name that messages put before them.
+inline std::string without_name(const std::string& why, const std::string& name) {
+  return why.starts_with(name + ": ") ? why.substr(name.size() + 2) : why;
+}
+
 /// Means and deviations of ImageNet's channels, which images of the world are normalised by.
 inline const Normalization kImageNetNormalization = {{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
 
@@ -46,7 +51,7 @@ class ImageStore {
   /// A path of the record's own, relative to the dataset.
   virtual std::string path(std::int64_t record) const = 0;
   /// One image; `buffer` may hold its bytes and must live as long as they are used. DataError or StorageError where it
-  /// cannot be read, without its name.
+  /// cannot be read, with or without its name: see without_name().
   virtual StoredImage read(std::int64_t record, std::vector<std::uint8_t>& buffer) const = 0;
   /// What tells this dataset from others, labels apart.
   virtual void add_to(ContentDigest& digest) const = 0;

@@ -32,20 +32,12 @@ std::uint64_t check_of(const Progress& progress) {
   return XXH3_64bits(&progress, offsetof(Progress, check));
 }
 
-ImageSize common_size(const PackTables& tables) {
-  const auto all_alike = [](const std::vector<std::int64_t>& values) {
-    return std::ranges::adjacent_find(values, std::ranges::not_equal_to()) == values.end();
-  };
-  if (!all_alike(tables.height) || !all_alike(tables.width)) return {};
-  return {tables.height.front(), tables.width.front()};
-}
-
 PackHeader header_of(const PackTables& tables, const ImageStore& store, const Digest& job) {
   PackHeader header;
   header.records = tables.records();
   header.classes = static_cast<std::uint64_t>(store.classes());
   header.channels = static_cast<std::uint32_t>(store.channels());
-  header.common_size = common_size(tables);
+  header.common_size = tables.common_size();
   header.normalization = store.normalization();
   header.tables = tables.combined_digest();
   header.job = job;

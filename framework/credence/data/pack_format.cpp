@@ -135,4 +135,12 @@ Digest PackTables::combined_digest() const {
   return hasher.digest();
 }
 
+ImageSize PackTables::common_size() const {
+  const auto all_alike = [](const std::vector<std::int64_t>& values) {
+    return std::ranges::adjacent_find(values, std::ranges::not_equal_to()) == values.end();
+  };
+  if (!all_alike(height) || !all_alike(width)) return {};
+  return {height.front(), width.front()};
+}
+
 }  // namespace credence

@@ -78,6 +78,8 @@ struct PackTables {
   /// Their bytes in the order of kPackTables, from 1 on.
   std::array<std::span<const std::byte>, kPackTables.size()> views() const;
   Digest combined_digest() const;
+  /// Of all images, of which there is one at least; zeros where sizes differ.
+  ImageSize common_size() const;
 };
 
 }  // namespace credence

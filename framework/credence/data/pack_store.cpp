@@ -9,6 +9,9 @@
 namespace credence {
 namespace {
 
+/// Classes without names are those of datasets whose labels are bytes.
+constexpr std::uint64_t kMostUnnamedClasses = 1U << 16;
+
 /// Texts that each end with a zero byte.
 std::vector<std::string> split_texts(const std::vector<std::uint8_t>& bytes) {
   std::vector<std::string> texts;
@@ -94,6 +97,11 @@ void PackStore::check_records() const {
   const std::size_t names = split_texts(tables_.class_names).size();
   if (names != 0 && names != header_.classes)
     throw DataError(fmt::format("it is damaged: {} names for {} classes", names, header_.classes));
+  if (names == 0 && header_.classes > kMostUnnamedClasses)
+    throw DataError(fmt::format("it is damaged: {} classes without names", header_.classes));
+  if (const ImageSize& common = header_.common_size; common != tables_.common_size())
+    throw DataError(
+        fmt::format("it is damaged: {} x {} pixels is not the size of all its images", common.height, common.width));
   if (tables_.records() > std::numeric_limits<std::uint32_t>::max()) throw DataError("it has more than 2^32 records");
 }
 

@@ -13,9 +13,12 @@ double uniform(const kernels::NoiseStream& stream, std::int64_t element) {
 /// Beta(alpha, alpha) for alpha in (0, 1] (Johnk 1964): accepts with a probability of at least a half.
 double beta(double alpha, const kernels::NoiseStream& stream) {
   for (std::int64_t trial = 0;; trial += 2) {
-    const double x = std::pow(uniform(stream, trial), 1.0 / alpha);
-    const double y = std::pow(uniform(stream, trial + 1), 1.0 / alpha);
+    const double u = uniform(stream, trial);
+    const double v = uniform(stream, trial + 1);
+    const double x = std::pow(u, 1.0 / alpha);
+    const double y = std::pow(v, 1.0 / alpha);
     if (x + y > 0.0 && x + y <= 1.0) return x / (x + y);
+    if (x + y == 0.0) return u > v ? 1.0 : 0.0;  // both underflow: by the logarithms, one is nothing beside the other
   }
 }
 

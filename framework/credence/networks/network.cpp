@@ -237,6 +237,9 @@ void Network::bind_buffers() {
   for (const auto& item : module_.ptr()->named_buffers()) {
     torch::Tensor buffer = item.value();
     if (!buffer.defined()) continue;
+    require(!buffer.is_complex() && !buffer.is_quantized(),
+            "the network's buffer {} holds {}, and buffers of real numbers, integers and bools are supported",
+            item.key(), c10::toString(buffer.scalar_type()));
     if (buffer.is_floating_point()) {
       floats.emplace_back(item.key(), buffer);
       elements += padded(buffer.numel());

@@ -25,13 +25,23 @@ std::vector<std::size_t> order_of(const std::vector<double>& confidence, bool de
 double adaptive_calibration_error(const ClassPredictions& predictions, int bins) {
   ensure(bins >= 1 && predictions.size() > 0, "the calibration of no examples, or in no bins");
   const std::vector<std::size_t> order = order_of(predictions.confidence, false);
+  // Among equal confidences each counts as correct as they are on average: a bin's border may lie between them.
+  std::vector<double> correct;
+  correct.reserve(order.size());
+  while (correct.size() < order.size()) {
+    const double confidence = predictions.confidence[order[correct.size()]];
+    double of_group = 0.0;
+    std::size_t last = correct.size();
+    for (; last < order.size() && predictions.confidence[order[last]] == confidence; ++last)
+      of_group += predictions.correct(static_cast<std::int64_t>(order[last])) ? 1.0 : 0.0;
+    correct.resize(last, of_group / static_cast<double>(last - correct.size()));
+  }
   const auto parts = static_cast<std::size_t>(bins);
   double weighted = 0.0;
   for (std::size_t bin = 0; bin < parts; ++bin) {
     double difference = 0.0;
     for (std::size_t i = bin * order.size() / parts; i < (bin + 1) * order.size() / parts; ++i) {
-      difference +=
-          (predictions.correct(static_cast<std::int64_t>(order[i])) ? 1.0 : 0.0) - predictions.confidence[order[i]];
+      difference += correct[i] - predictions.confidence[order[i]];
     }
     weighted += std::abs(difference);
   }

@@ -2,6 +2,7 @@
 
 #include "credence/base/errors.h"
 #include "credence/likelihoods/likelihood.h"
+#include "credence/networks/sync_norm.h"
 #include "credence/networks/torchscript.h"
 #include "credence/prediction/blocks.h"
 
@@ -46,6 +47,7 @@ void NormStatistics::find_layers() {
   for (const auto& part : network_.module().modules()) {
     Layer layer{part.get(), {}, {}, {}, 1.0};
     if (!is_batch_norm(*part, layer.momentum)) continue;
+    over_shards_ = over_shards_ || dynamic_cast<SyncBatchNorm*>(part.get()) != nullptr;
     for (const auto& item : part->named_buffers(/*recurse=*/false)) {
       if (!item.value().defined()) continue;
       if (item.key() == "running_mean") layer.mean = item.value();
@@ -60,8 +62,14 @@ void NormStatistics::find_layers() {
 const Batch& NormStatistics::batch(std::int64_t index) {
   const auto i = static_cast<std::size_t>(index);
   if (i < kept_.size()) return kept_[i];
-  const int shards = data_.plan.shards();
-  data_.source.read(data_.plan.select(index / shards, static_cast<int>(index % shards)).examples, other_);
+  const int together = over_shards_ ? data_.plan.shards() : 1;
+  std::vector<std::int64_t> examples;
+  for (std::int64_t shard = index * together; shard < (index + 1) * together; ++shard) {
+    const int shards = data_.plan.shards();
+    const auto part = data_.plan.select(shard / shards, static_cast<int>(shard % shards)).examples;
+    examples.insert(examples.end(), part.begin(), part.end());
+  }
+  data_.source.read(examples, other_);
   const auto bytes = static_cast<std::int64_t>(other_.pixels.size() + sizeof(float) * other_.inputs.size());
   if (i > kept_.size() || kept_bytes_ + bytes > kKeptInputBytes) return other_;
   kept_bytes_ += bytes;

@@ -17,7 +17,7 @@ class NormStatistics {
  public:
   struct Data {
     const DataSource& source;  // the training data, without augmentation
-    const SamplingPlan& plan;  // the run's: its first shards are the batches
+    const SamplingPlan& plan;  // the run's: its first shards are the batches, or steps under a synchronised norm
     std::int64_t batches = 16;
   };
   /// UserError where the network has no batch normalisation, or one whose momentum a TorchScript module does not tell.
@@ -45,6 +45,7 @@ class NormStatistics {
 
   Network& network_;
   Data data_;
+  bool over_shards_ = false;  // training normalised over all examples of a step
   std::vector<Layer> layers_;
   std::vector<std::pair<torch::Tensor, torch::Tensor>> own_;  // buffers and what they held
   std::vector<Batch> kept_;                                   // the first batches

@@ -40,7 +40,7 @@ void restore_buffers(const Checkpoint& checkpoint, Network& network) {
     const std::string path = "buffers/" + name;
     require(checkpoint.contains(path), "{} holds no {}: it was made with another network", checkpoint.file().string(),
             path);
-    torch::Tensor host = torch::empty(buffer.sizes(), buffer.options().device(torch::kCPU));
+    const torch::Tensor host = torch::empty_like(stored_tensor(buffer));
     checkpoint.read(view_of(path, host, buffer.sizes().vec(), 0));
     buffer.copy_(host);
   };
@@ -114,7 +114,7 @@ void broadcast_state(RunState& state, Communicator& communicator) {
   const torch::NoGradGuard no_grad;
   const auto send = [&](const torch::Tensor& tensor) {
     if (!tensor.defined() || tensor.numel() == 0) return;
-    torch::Tensor host = tensor.cpu().contiguous();
+    const torch::Tensor host = stored_tensor(tensor);
     communicator.broadcast({host.data_ptr(), host.numel(), dtype_of_tensor(host), Device::cpu}, 0).wait();
     torch::Tensor target = tensor;
     if (target.data_ptr() != host.data_ptr()) target.copy_(host);

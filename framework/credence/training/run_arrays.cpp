@@ -14,6 +14,11 @@ DType dtype_of_tensor(const torch::Tensor& tensor) {
   return DType::float32;
 }
 
+torch::Tensor stored_tensor(const torch::Tensor& buffer) {
+  const torch::Tensor host = buffer.detach().cpu();
+  return (host.is_floating_point() ? host : host.to(torch::kInt64)).contiguous();
+}
+
 std::vector<ArenaPart> arena_parts(const Posterior& posterior, const Optimizer* optimizer) {
   std::vector<ArenaPart> parts;
   const auto& slots = posterior.layout().slots;

@@ -16,6 +16,10 @@ namespace credence {
 
 DType dtype_of_tensor(const torch::Tensor& tensor);
 
+/// A tensor as files hold it and ranks send it, contiguous and on the host: integers of every size, and bools, as
+/// int64.
+torch::Tensor stored_tensor(const torch::Tensor& buffer);
+
 /// One named part of an arena.
 struct ArenaPart {
   std::string name;

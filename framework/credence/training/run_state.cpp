@@ -132,7 +132,7 @@ Snapshot take_snapshot(const RunState& state, const RunIdentity& identity) {
     contents.arrays.push_back(view_of(tensor.path, snapshot.owned.back(), tensor.values.sizes().vec(), 0));
   }
   const auto add_buffer = [&](const std::string& name, const torch::Tensor& buffer) {
-    const torch::Tensor host = buffer.cpu().contiguous();
+    const torch::Tensor host = stored_tensor(buffer);
     snapshot.owned.push_back(host);
     contents.arrays.push_back(view_of("buffers/" + name, host, host.sizes().vec(), 0));
   };

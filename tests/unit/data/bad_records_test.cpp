@@ -74,6 +74,10 @@ TEST_F(BadRecords, EndTheRunUnlessTheyAreAllowed) {
   auto source = open();
   EXPECT_EQ(leave_out_bad_records(*source, 3, 2, *communicator_), 3);
   EXPECT_EQ(source->size(), kImages - 3);
+  fs::create_symlink("nowhere", directory_.path() / "a/8.JPEG");
+  EXPECT_THAT([&] { open_without_bad(3); },
+              ThrowsMessage<DataError>(AllOf(HasSubstr("more images are bad than the 3"), HasSubstr("a/8.JPEG: "))));
+  EXPECT_EQ(open_without_bad(4)->size(), kImages - 3);
   for (int i = 0; i < kImages; ++i) write(i, "");
   EXPECT_THAT([&] { open_without_bad(100); }, ThrowsMessage<DataError>(HasSubstr("none of the images")));
 }

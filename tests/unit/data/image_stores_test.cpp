@@ -79,6 +79,22 @@ TEST(Images, FoldersThatAreNoDataset) {
   EXPECT_THAT(opening(spec, Split::test), ThrowsMessage<DataError>(HasSubstr("neither test nor val")));
 }
 
+TEST(Images, ALinkToNothingIsNoLessAClass) {
+  const Folders folders;
+  folders.add("a", 1);
+  folders.add("c", 1);
+  for (const char* target : {"nowhere", "b"}) {  // the second leads to itself
+    fs::create_symlink(target, folders.directory.path() / "b");
+    EXPECT_THAT(opening(folders.spec()), ThrowsMessage<DataError>(HasSubstr(folders.directory.path() / "b: ")));
+    fs::remove(folders.directory.path() / "b");
+  }
+  fs::create_symlink("nowhere", folders.directory.path() / ".b");
+  fs::create_directory_symlink("a", folders.directory.path() / "b");
+  EXPECT_EQ(open_data(folders.spec(), Split::train)->spec().classes, 3);
+  fs::create_symlink("train", folders.directory.path() / "train");
+  EXPECT_THAT(opening(folders.spec()), ThrowsMessage<DataError>(HasSubstr(folders.directory.path() / "train: ")));
+}
+
 TEST(Images, SizesThatMakeNoSense) {
   const Folders folders;
   folders.add("a", 1);

@@ -31,10 +31,14 @@ class Pack : public test::PackTest {
     directory.write("packed.h5", content);
     open_data("pack:" + file().string(), Split::train);
   }
-  /// A table that says something else of record 1, digests in order.
+  /// A table that says something else of record 1.
   void open_with_value(std::string content, std::size_t table, std::int64_t value) {
-    PackHeader header = header_of(content);
+    const PackHeader header = header_of(content);
     std::memcpy(content.data() + header.extents[table].offset + 8, &value, sizeof(value));
+    open_with_tables(header, content);
+  }
+  /// Other tables, their digest in order.
+  void open_with_tables(PackHeader header, const std::string& content) {
     Hasher hasher;
     for (std::size_t i = 1; i < kPackTables.size(); ++i)
       hasher.update(std::as_bytes(std::span(content)).subspan(header.extents[i].offset, header.extents[i].bytes));
@@ -168,6 +172,18 @@ TEST_F(Pack, HostileTablesAreRefused) {
   for (const std::size_t table : {6U, 7U})
     for (const std::int64_t value : {std::int64_t{0}, std::int64_t{-1}, kHuge})
       EXPECT_THAT(with_value(table, value), ThrowsMessage<DataError>(HasSubstr("record 1"))) << table;
+
+  for (const ImageSize& size : {ImageSize{kHuge, 1}, {1 << 26, 2}, {-1, -1}, {24, 40}}) {
+    PackHeader other = header;
+    other.common_size = size;
+    EXPECT_THAT(refused(other, good), ThrowsMessage<DataError>(HasSubstr("not the size of all"))) << size.height;
+  }
+  PackHeader many_classes = header;
+  many_classes.classes = std::uint64_t{1} << 32;
+  EXPECT_THAT(refused(many_classes, good), ThrowsMessage<DataError>(HasSubstr("2 names for 4294967296 classes")));
+  many_classes.extents[9].bytes = 0;
+  EXPECT_THAT([&] { open_with_tables(many_classes, good); },
+              ThrowsMessage<DataError>(HasSubstr("4294967296 classes without names")));
 }
 
 TEST_F(Pack, RawRecordsHaveABytePerPixelAndChannel) {

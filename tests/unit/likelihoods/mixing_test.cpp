@@ -62,7 +62,7 @@ TEST(Mixup, MixesInputsAndTargetsAlike) {
 
 TEST(Mixup, SharesAreBeta) {
   constexpr int kDraws = 4000;
-  for (const double alpha : {0.2, 1.0}) {
+  for (const double alpha : {1e-13, 0.2, 1.0}) {
     double sum = 0.0, squares = 0.0;
     for (std::uint32_t step = 0; step < kDraws; ++step) {
       const double centred = share_of(alpha, step) - 0.5;

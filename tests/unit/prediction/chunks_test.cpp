@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "cases.h"
+#include "credence/networks/sync_norm.h"
 #include "credence/prediction/norm_statistics.h"
 #include "credence/prediction/predict.h"
 #include "credence/priors/rules.h"
@@ -232,6 +233,31 @@ TEST_F(Refresh, IsOncePerDrawWhateverTheChunks) {
   evaluate(parts(statistics_.get()), {.samples = 4, .block = 8, .kept_bytes = kTiny});
   EXPECT_EQ(communicator_.answers - without, kBatches * (4 + 1));  // batches under each draw and at the mean
   EXPECT_EQ(std::accumulate(training_.reads.begin(), training_.reads.end(), 0), kBatches * 10);
+}
+
+struct SynchronisedImpl : torch::nn::Module {
+  torch::Tensor forward(const torch::Tensor& inputs) { return last(norm->normalize(inputs).mean({2, 3})); }
+  std::shared_ptr<SyncBatchNorm> norm = register_module("norm", std::make_shared<SyncBatchNorm>(2));
+  torch::nn::Linear last = register_module("last", torch::nn::Linear(2, 3));
+};
+
+TEST_F(Refresh, OfASynchronisedNormIsOverAllShards) {
+  const MemorySource training(made_up_data({2, 3, 3}, 3, 40));
+  const SamplingPlan plan(1, 40, 20, 10), whole(1, 40, 20, 1);
+  Network network{torch::nn::AnyModule(std::make_shared<SynchronisedImpl>())};
+  const auto found = NormStatistics(network, {training, plan, 2}).estimate(communicator_);
+  ASSERT_EQ(found.size(), 1U);
+  torch::Tensor mean = torch::zeros({2}, torch::kFloat64), variance = mean.clone();
+  for (int step = 0; step < 2; ++step) {
+    Batch batch;
+    training.read(whole.select(step, 0).examples, batch);
+    const torch::Tensor inputs = torch::tensor(batch.inputs, torch::kFloat64).view({20, 2, 3, 3});
+    mean += inputs.mean({0, 2, 3}) / 2.0;
+    variance += inputs.var({0, 2, 3}) / 2.0;
+  }
+  const double rounding = 20 * 9 * 0x1p-24 * variance.max().item<double>();  // of so many terms
+  EXPECT_TRUE(torch::allclose(found[0].first, mean, 0.0, rounding));
+  EXPECT_TRUE(torch::allclose(found[0].second, variance, 0.0, rounding));
 }
 
 }  // namespace

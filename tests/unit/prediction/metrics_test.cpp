@@ -136,6 +136,21 @@ TEST(AdaptiveCalibration, HasBinsOfEquallyManyExamples) {
   EXPECT_NEAR(adaptive_calibration_error(predictions, 9), (0.6 + 0.3 + 0.8 + 0.1) / 4.0, 1e-15);
 }
 
+TEST(AdaptiveCalibration, IsTheSameInEveryOrder) {
+  // A bin's border lies between equals, two thirds of which are right: |4/3 - 1.5| and |2/3 + 1 - 1.75|.
+  constexpr double kExpected = (0.5 / 3.0 + 0.25 / 3.0) / 4.0;
+  std::vector<std::int64_t> order = {0, 1, 2, 3};
+  do {
+    std::vector<double> confidence;
+    std::vector<std::int64_t> labels;
+    for (const std::int64_t i : order) {
+      confidence.push_back(i == 3 ? 1.0 : 0.75);
+      labels.push_back(i == 0 ? 1 : 0);
+    }
+    EXPECT_NEAR(adaptive_calibration_error(with_confidences(confidence, labels), 2), kExpected, 1e-15);
+  } while (std::ranges::next_permutation(order).found);
+}
+
 TEST(ClasswiseCalibration, IsOfEveryClass) {
   const auto self = make_self_communicator();
   ClasswiseCalibration calibration(3, 2);

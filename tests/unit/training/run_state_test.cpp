@@ -275,5 +275,28 @@ TEST(RunState, OfAScriptedNetworkIsOfThatFileAlone) {
       refuses);
 }
 
+TEST(RunState, IntegersOfEveryKindComeBack) {
+  const Folder folder;
+  const std::string script = folder.path / "network.pt";
+  torch::jit::Module network("__torch__.Network");
+  network.register_parameter("head", test::waves({3, 3}, 1.7, torch::kFloat32).requires_grad_(), false);
+  network.register_buffer("used", torch::tensor({true, false, true}));
+  network.register_buffer("calls", torch::tensor({7, -300'000}, torch::kInt32));
+  network.register_buffer("level", torch::tensor({200}, torch::kUInt8));
+  network.register_attribute("training", c10::BoolType::get(), true);
+  network.define("def forward(self, x):\n    return torch.matmul(x * self.used, torch.t(self.head))\n");
+  network.save(script);
+  const ProblemOptions scripted{.network = "torchscript:" + script, .dtype = torch::kFloat32};
+  Model run(scripted);
+  ASSERT_EQ(run.problem.network.integer_buffers().size(), 3U);
+  run.train(2);
+  write_checkpoint(folder.path / "a.h5", take_snapshot(run.state, identity()).contents);
+  Model again(scripted);
+  for (auto [name, buffer] : again.problem.network.integer_buffers()) buffer.zero_();
+  EXPECT_FALSE(same(again.values(), run.values()));
+  restore(Checkpoint(folder.path / "a.h5"), identity(), again.state);
+  EXPECT_TRUE(same(again.values(), run.values()));
+}
+
 }  // namespace
 }  // namespace credence
