@@ -216,6 +216,7 @@ int run_evaluate(const CommandContext& context) {
   });
   require_same_data(*source, spec, *control);
   if (ood) require_same_data(*ood, *line.text("ood"), *control);
+  if (training) require_same_data(*training, recorded, *control);
   const auto leave_out = [&](const std::unique_ptr<DataSource>& data) {
     return data == nullptr ? std::int64_t{0} : leave_out_bad(line.training, *loaded, *data, *control);
   };

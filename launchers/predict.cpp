@@ -133,12 +133,12 @@ int run_predict(const CommandContext& context) {
   collectively(*control, [&] {
     work_aside(*control, [&] { inputs = open_all(line, *loaded); });
   });
+  require_same_inputs(inputs, *control);
   if (line.training.given("data")) leave_out_bad(line.training, *loaded, *inputs.back().source, *control);
   collectively(*control, [&] {
     if (line.training.given("data")) choose_examples(line.text("examples"), inputs.back());
     for (const NamedInput& input : inputs) views.push_back({*input.source, input.first, input.count});
   });
-  require_same_inputs(inputs, *control);
   Model& model = loaded->model;
   choose_predictive(line.text("predictive"), *model.posterior);
   const auto predictions =

@@ -65,6 +65,9 @@ class WorldSize(RunTest):
             self.assertTrue(np.isnan(file["history/elbo"][()]).all())
             self.assertTrue(np.isfinite(file["history/objective"][()]).all())
 
+    def test_updates_that_ranks_share(self):
+        self.check("--network", "mlp:400,700", "--batch", 64, "--clip-norm", "1", "--checkpoint-every", 3, steps=8)
+
     def test_batch_norm_and_augmentation(self):
         self.assertTrue(os.path.exists(FASHION), "the package dataset-fashion-mnist is missing")
         self.check("--network", "resnet20", "--batch", 8, "--augment", "crop:2,flip")
