@@ -163,6 +163,13 @@ TEST(Binding, BuffersKeepTheirTypes) {
             1e-13);
 }
 
+TEST(Binding, BuffersOfComplexNumbersAreRefused) {
+  auto module = std::make_shared<torch::nn::LinearImpl>(3, 2);
+  module->register_buffer("waves", torch::zeros({2}, torch::kComplexFloat));
+  EXPECT_THAT([&] { Network{torch::nn::AnyModule(module)}; },
+              testing::ThrowsMessage<UserError>(HasSubstr("buffer waves holds ComplexFloat")));
+}
+
 TEST(Binding, BatchCountersStayIntegers) {
   const ExampleSpec images = spec_of({3, 32, 32});
   Network network(build_module("resnet20", images, 10, 1));
