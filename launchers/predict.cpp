@@ -130,9 +130,7 @@ int run_predict(const CommandContext& context) {
   loaded->reading.threads = machine.threads;  // nothing else needs them meanwhile
   std::vector<NamedInput> inputs;
   std::vector<PredictionInput> views;
-  collectively(*control, [&] {
-    work_aside(*control, [&] { inputs = open_all(line, *loaded); });
-  });
+  collectively(*control, [&] { work_aside(*control, [&] { inputs = open_all(line, *loaded); }); });
   require_same_inputs(inputs, *control);
   if (line.training.given("data")) leave_out_bad(line.training, *loaded, *inputs.back().source, *control);
   collectively(*control, [&] {
