@@ -44,6 +44,7 @@ struct Trial {
   std::int64_t batches = 0;       // of the loader's ring
   std::int64_t extrapolated = 0;  // what more examples would take
   bool two_sums = false;
+  bool rebuilds_noise = false;  // for the update
 };
 
 /// Of one example in the loader's ring: decoded images are bytes until they are tensors.
@@ -72,15 +73,18 @@ Trial try_step(const OptionValues& values, const Machine& machine, Model& model,
   const auto next = [&] {
     return to_tensors(loader.next(), source.spec(), model.likelihood, model.network->dtype(), model.network->device());
   };
+  bool rebuilds_noise = false;
   for (int step = 0; step < kTrialSteps; ++step) {
     estimator->run(step, next, {});
     GradientSum gradient = estimator->gradient();
     add_closed_form_terms(*model.posterior, {1.0, 1.0}, estimator->gradient_multiplier(), gradient);
+    rebuilds_noise = !gradient.scaled.defined();
   }
   return {.peak = meter->peak(),
           .kept = meter->live(),
           .batches = ring * examples * bytes_of_example(source),
-          .two_sums = estimator->gradient().scaled.defined()};
+          .two_sums = estimator->gradient().scaled.defined(),
+          .rebuilds_noise = rebuilds_noise};
 }
 
 std::int64_t bytes_of(const torch::Tensor& tensor) {
@@ -103,12 +107,12 @@ struct Figures {
   std::int64_t examples;
   std::int64_t ranks, shards, examples_per_shard, total_steps;
   std::int64_t parameters, gaussian;
-  std::int64_t libraries, posterior, optimizer, gradients, activations, batches;  // bytes a rank
+  std::int64_t libraries, posterior, optimizer, noise, gradients, activations, batches;  // bytes a rank
   std::int64_t staging;  // of the host in a step, beside the device
   std::int64_t sent, checkpoint, saving;
   bool two_sums, extrapolated, dealt, device;
 
-  std::int64_t arenas() const { return posterior + optimizer + gradients + activations; }
+  std::int64_t arenas() const { return posterior + optimizer + noise + gradients + activations; }
   std::int64_t device_memory() const { return device ? arenas() : 0; }
   std::int64_t host_memory() const { return libraries + staging + batches + (device ? 0 : arenas()); }
 };
@@ -126,6 +130,7 @@ void print(const Figures& f) {
   fmt::print("memory of a rank{}\n", f.device ? ", on its device" : "");
   row("  posterior: means, scales, the draw", f.posterior);
   row("  optimizer's moments", f.optimizer);
+  row("  noise kept from a draw to its update", f.noise);
   row("  sums of gradients", f.gradients);
   row(f.extrapolated ? "  activations of one shard, from fewer" : "  activations of one shard", f.activations);
   if (f.device) {
@@ -159,6 +164,7 @@ nlohmann::json to_json(const Figures& f) {
            {{"libraries", f.libraries},
             {"posterior", f.posterior},
             {"optimizer", f.optimizer},
+            {"noise", f.noise},
             {"gradients", f.gradients},
             {"activations", f.activations},
             {"staging", f.staging},
@@ -194,6 +200,16 @@ Trial try_shards(const OptionValues& values, const Machine& machine, Model& mode
   if (2 * more < available_bytes()) return try_step(values, machine, model, source, f.examples_per_shard);
   trial.extrapolated = more;
   return trial;
+}
+
+/// What updates keep of their noise, of a rank's share of the large tensors.
+std::int64_t kept_noise(Posterior& posterior, int ranks) {
+  std::vector<kernels::Segment> segments(posterior.segments().begin(), posterior.segments().end());
+  for (kernels::Segment& segment : segments) {
+    const std::int64_t head = UpdateShare::head_elements(segment, ranks);
+    segment.count -= head - head / ranks;
+  }
+  return posterior.kernels().kept_bytes(segments);
 }
 
 /// What a step adds to the memory of a rank.
@@ -240,7 +256,9 @@ Figures plan_run(OptionValues values, const Machine& machine, const DataSource& 
   const std::int64_t local = f.dealt ? f.shards : f.shards / ranks;
   values.set("shards",
              {std::to_string(values.text("noise") == "antithetic" ? std::max<std::int64_t>(local, 2) : local)});
-  add_step(try_shards(values, machine, model, source, f), f);
+  const Trial trial = try_shards(values, machine, model, source, f);
+  add_step(trial, f);
+  if (trial.rebuilds_noise) f.noise = kept_noise(*model.posterior, f.dealt ? 1 : ranks);
   f.batches = (Loader::Options{}.depth + 1) * f.examples_per_shard * bytes_of_example(source);
   model.posterior->work_on({0, posterior.plan().members});
   f.sent = bytes_sent(values, model, f);

@@ -3,6 +3,10 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
 
 #include "credence/base/errors.h"
 
@@ -40,6 +44,65 @@ P* at(P* pointer, std::int64_t element) {
 
 template <class T>
 constexpr T kNoGradient[kBlock] = {};
+
+/// The noise of an update's next draw, for the update after it: to read it costs less than to make it again.
+template <class T>
+class KeptNoise {
+ public:
+  /// Of kBlock numbers for each block; 0 where there is no noise, or more than kMostBytes of it.
+  static std::int64_t bytes(const BlockPlan& plan) {
+    static_assert(kBlock * sizeof(T) % kAlignment == 0);
+    const auto segments = plan.segments();
+    if (std::none_of(segments.begin(), segments.end(), [](const Segment& segment) { return segment.gaussian; }))
+      return 0;
+    const std::int64_t needed = plan.size() * kBlock * static_cast<std::int64_t>(sizeof(T));
+    return needed <= kMostBytes ? needed : 0;
+  }
+
+  /// The numbers of a plan's blocks; null where they are not here.
+  const T* find(const NoiseStream& stream, const BlockPlan& plan) const {
+    const auto same = [](const Segment& a, const Segment& b) {
+      return a.offset == b.offset && a.count == b.count && a.gaussian == b.gaussian;
+    };
+    const auto segments = plan.segments();
+    return stream_ == stream && std::equal(segments_.begin(), segments_.end(), segments.begin(), segments.end(), same)
+               ? numbers_.get()
+               : nullptr;
+  }
+
+  /// Where the numbers of another stream may be put; null where none are kept. Forgets whose are here, but what find()
+  /// gave for this plan may be read where there are no new ones yet.
+  T* make_room(const BlockPlan& plan) {
+    const std::int64_t needed = bytes(plan);
+    if (needed == 0) return nullptr;
+    stream_.reset();
+    if (needed > bytes_) {
+      numbers_.reset();
+      bytes_ = 0;
+      numbers_.reset(static_cast<T*>(std::aligned_alloc(kAlignment, static_cast<std::size_t>(needed))));
+      if (!numbers_) throw std::bad_alloc();
+      bytes_ = needed;
+    }
+    return numbers_.get();
+  }
+  void set_stream(const NoiseStream& stream, const BlockPlan& plan) {
+    segments_.assign(plan.segments().begin(), plan.segments().end());
+    stream_ = stream;
+  }
+
+ private:
+  static constexpr std::int64_t kMostBytes = std::int64_t{64} << 20;
+  static constexpr std::size_t kAlignment = 64;
+
+  struct Free {
+    void operator()(T* numbers) const { std::free(numbers); }
+  };
+
+  std::unique_ptr<T[], Free> numbers_;
+  std::int64_t bytes_ = 0;
+  std::optional<NoiseStream> stream_;
+  std::vector<Segment> segments_;
+};
 
 template <class T>
 class HostKernels final : public KernelSet<T> {
@@ -80,6 +143,10 @@ class HostKernels final : public KernelSet<T> {
     return run(segments, rule, arrays, true);
   }
 
+  std::int64_t kept_bytes(std::span<const Segment> segments) const override {
+    return functions_.keeps_noise ? KeptNoise<T>::bytes(BlockPlan(segments)) : 0;
+  }
+
   std::vector<SegmentSums> measure(std::span<const Segment> segments, const UpdateRule& rule,
                                    const UpdateArrays<T>& arrays) override {
     return run(segments, rule, arrays, false);
@@ -103,6 +170,10 @@ class HostKernels final : public KernelSet<T> {
 
     const BlockPlan plan(segments);
     std::vector<SegmentSums> sums(static_cast<std::size_t>(plan.size()));
+    const bool rebuilds = functions_.keeps_noise && arrays.noise != nullptr && arrays.scaled_gradient == nullptr;
+    const T* const eps = rebuilds ? kept_.find(*arrays.noise, plan) : nullptr;
+    const bool keeps = rebuilds && write && arrays.next_weights != nullptr && arrays.next_noise != nullptr;
+    T* const next_eps = keeps ? kept_.make_room(plan) : nullptr;
     for_blocks(plan, threads_, [&](const Block& block) {
       const std::int64_t e = block.element;
       const T* gradient = arrays.gradients.empty() ? nullptr : arrays.gradients[block.segment];
@@ -113,18 +184,36 @@ class HostKernels final : public KernelSet<T> {
       } else {
         gradient += block.begin;
       }
-      sums[static_cast<std::size_t>(block.index)] = functions_.update(
-          {segments[block.segment].gaussian, write, rule.rule, e, block.count, step, constants[block.segment],
-           at(arrays.mean, e), at(arrays.raw_scale, e), at(arrays.mean_first, e), at(arrays.mean_second, e),
-           at(arrays.scale_first, e), at(arrays.scale_second, e), gradient, scaled, arrays.noise,
-           write ? at(arrays.next_weights, e) : nullptr, arrays.next_noise});
+      sums[static_cast<std::size_t>(block.index)] =
+          functions_.update({.gaussian = segments[block.segment].gaussian,
+                             .write = write,
+                             .rule = rule.rule,
+                             .element = e,
+                             .count = block.count,
+                             .step = step,
+                             .segment = constants[block.segment],
+                             .mean = at(arrays.mean, e),
+                             .raw_scale = at(arrays.raw_scale, e),
+                             .mean_first = at(arrays.mean_first, e),
+                             .mean_second = at(arrays.mean_second, e),
+                             .scale_first = at(arrays.scale_first, e),
+                             .scale_second = at(arrays.scale_second, e),
+                             .gradient = gradient,
+                             .scaled_gradient = scaled,
+                             .noise = arrays.noise,
+                             .next_weights = write ? at(arrays.next_weights, e) : nullptr,
+                             .next_noise = arrays.next_noise,
+                             .eps = at(eps, block.index * kBlock),
+                             .next_eps = at(next_eps, block.index * kBlock)});
     });
+    if (next_eps != nullptr) kept_.set_stream(*arrays.next_noise, plan);
     return plan.combine(sums);
   }
 
   std::string_view name_;
   BlockFunctions<T> functions_;
   int threads_;
+  KeptNoise<T> kept_;
 };
 
 }  // namespace

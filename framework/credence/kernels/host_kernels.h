@@ -42,6 +42,8 @@ struct UpdateBlock {
   const NoiseStream* noise;
   T* next_weights;
   const NoiseStream* next_noise;
+  const T* eps;  // the numbers of `noise`; null: to be made
+  T* next_eps;   // not null: those of next_noise are left here; aligned to 64 bytes, room for kBlock; may be eps itself
 };
 
 template <class T>
@@ -51,6 +53,7 @@ struct BlockFunctions {
   void (*add)(std::int64_t count, const T* other, T* sum);
   SegmentSums (*update)(const UpdateBlock<T>&);
   void (*scales)(std::int64_t count, const T* raw_scale, T* scale);
+  bool keeps_noise;  // whether update() looks at eps and next_eps
 };
 
 template <class T>

@@ -88,8 +88,8 @@ struct SegmentSums {
 
 /// The kernels of one implementation and element type. All arrays live on the implementation's device; calls on
 /// cuda are enqueued on the stream given at construction except where a result is returned to the host.
-/// No allocation per call beyond a few small vectors; parallel over blocks with the given number of threads,
-/// results independent of that number.
+/// No allocation per call beyond a few small vectors and what kept_bytes() tells; parallel over blocks with the given
+/// number of threads, results independent of that number. One call at a time.
 template <class T>
 class KernelSet {
  public:
@@ -114,6 +114,12 @@ class KernelSet {
   /// Returns the sums of every segment. Padding elements between segments are never touched.
   virtual std::vector<SegmentSums> update(std::span<const Segment> segments, const UpdateRule& rule,
                                           const UpdateArrays<T>& arrays) = 0;
+
+  /// What update() keeps for its next call: the noise of a next draw, where gradients are of one sum. 64 MB at most.
+  virtual std::int64_t kept_bytes(std::span<const Segment> segments) const {
+    static_cast<void>(segments);
+    return 0;
+  }
 
   /// The sums that update() would return, without changing anything: what clipping by global norm needs first,
   /// and (with no gradients) what the KL of a posterior is made of.

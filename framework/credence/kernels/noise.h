@@ -39,6 +39,8 @@ struct NoiseStream {
   std::uint32_t sample = 0;
   bool negate = false;  // the antithetic partner: minus eps
 
+  bool operator==(const NoiseStream&) const = default;
+
   Key key() const;
 };
 

@@ -145,7 +145,7 @@ SegmentSums update(const UpdateBlock<T>& b) {
 
 template <class T>
 BlockFunctions<T> reference_functions() {
-  return {draw<T>, accumulate<T>, add<T>, update<T>, scales<T>};
+  return {draw<T>, accumulate<T>, add<T>, update<T>, scales<T>, false};
 }
 
 template BlockFunctions<float> reference_functions();

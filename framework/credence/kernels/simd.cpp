@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "credence/kernels/host_kernels.h"
 
@@ -25,6 +26,7 @@ template <bool kFull>
 struct Single {
   using Lane = FloatLane;
   using F = VF;
+  static constexpr std::int64_t kElements = kWidth;
 
   static HWY_INLINE F load(const float* pointer, std::int64_t count) {
     if constexpr (kFull) {
@@ -56,25 +58,29 @@ struct Single {
   }
 };
 
-/// Two full vectors, one after the other in memory.
-struct Double {
-  using Lane = PairLane;
-  using F = PairLane::F;
-  static constexpr std::int64_t kElements = 2 * kWidth;
+/// Two of a shape of full vectors, one after the other in memory.
+template <class Half>
+struct Twice {
+  using Lane = PairOf<typename Half::Lane>;
+  using F = typename Lane::F;
+  static constexpr std::int64_t kElements = 2 * Half::kElements;
 
   static HWY_INLINE F load(const float* pointer, std::int64_t) {
-    return {hn::LoadU(Floats(), pointer), hn::LoadU(Floats(), pointer + kWidth)};
+    return {Half::load(pointer, Half::kElements), Half::load(pointer + Half::kElements, Half::kElements)};
   }
   static HWY_INLINE void store(F value, float* pointer, std::int64_t) {
-    hn::StoreU(value.a, Floats(), pointer);
-    hn::StoreU(value.b, Floats(), pointer + kWidth);
+    Half::store(value.a, pointer, Half::kElements);
+    Half::store(value.b, pointer + Half::kElements, Half::kElements);
   }
   template <class Add>
   static HWY_INLINE void for_vectors(F value, std::int64_t, const Add& add) {
-    add(0, value.a);
-    add(kWidth, value.b);
+    Half::for_vectors(value.a, Half::kElements, add);
+    Half::for_vectors(value.b, Half::kElements,
+                      [&](std::int64_t first, VF vector) HWY_ATTR { add(Half::kElements + first, vector); });
   }
 };
+using Double = Twice<Single<true>>;
+using Longest = std::conditional_t<kManyRegisters, Twice<Double>, Double>;
 
 template <class Shape>
 using FormulaOf = Formulas<FloatMath<typename Shape::Lane>, float>;
@@ -82,15 +88,12 @@ using FormulaOf = Formulas<FloatMath<typename Shape::Lane>, float>;
 /// Elements whose noise is made at once: enough that loops are long, little enough for the first-level cache.
 constexpr std::int64_t kStretch = 8 * kNoiseGroup;
 
-/// Cuts elements [begin, end) into pairs of vectors, a vector and a rest. Calls visit(shape, first element, elements).
+/// Cuts elements [begin, end) into the longest shapes, vectors and a rest. Calls visit(shape, first element, elements).
 template <class Visit>
 HWY_INLINE void for_shapes(std::int64_t begin, std::int64_t end, const Visit& visit) {
   std::int64_t i = begin;
-  for (; i + Double::kElements <= end; i += Double::kElements) visit(Double(), i, Double::kElements);
-  if (i + kWidth <= end) {
-    visit(Single<true>(), i, kWidth);
-    i += kWidth;
-  }
+  for (; i + Longest::kElements <= end; i += Longest::kElements) visit(Longest(), i, Longest::kElements);
+  for (; i + kWidth <= end; i += kWidth) visit(Single<true>(), i, kWidth);
   if (i < end) visit(Single<false>(), i, end - i);
 }
 
@@ -242,68 +245,136 @@ HWY_INLINE void update_point(const UpdateBlock<float>& b, std::int64_t i, std::i
   if (b.next_weights != nullptr) S::store(mean, b.next_weights + i, count);
 }
 
-/// A shape of a Gaussian segment; eps and next_eps are at its first number.
-template <Rule kRule, class S>
-HWY_INLINE void update_gaussian(const UpdateBlock<float>& b, std::int64_t i, std::int64_t count, const float* eps,
-                                const float* next_eps, Sums& sums) {
-  using Formula = FormulaOf<S>;
-  const auto mean = S::load(b.mean + i, count);
-  const auto raw = S::load(b.raw_scale + i, count);
-  const auto gradient = S::load(b.gradient + i, count);
-  const auto scale = Formula::scale_and_slopes(raw);
-  const auto scaled_gradient =
-      b.scaled_gradient != nullptr ? S::load(b.scaled_gradient + i, count) : S::load(eps, count) * gradient;
-  const auto mean_gradient = Formula::mean_gradient(b.step, b.segment, mean, gradient);
-  const auto raw_gradient = Formula::raw_gradient(b.step, b.segment, scale, scaled_gradient);
-  sums.log_scale.template add<S>(i, FloatMath<typename S::Lane>::log(scale.value), count);
-  sums.squared_deviation.template add<S>(i, Formula::squared_deviation(b.segment, mean, scale.value), count);
-  sums.squared_gradient.template add<S>(i, Formula::squared_gradient(mean_gradient, raw_gradient), count);
-  if constexpr (kRule == Rule::lars) sums.template add_norms<S>(b, i, count, gradient, raw_gradient);
-  if (!b.write) return;
-  typename Formula::IvonState state{mean, raw, {}, {}};
-  if constexpr (kRule == Rule::ivon) {
-    state.momentum = S::load(b.mean_first + i, count);
-    state.hessian = S::load(b.scale_first + i, count);
-    Formula::ivon(b.step, b.segment, scale.value, gradient, scaled_gradient, state);
-    S::store(state.momentum, b.mean_first + i, count);
-    S::store(state.hessian, b.scale_first + i, count);
-  } else {
-    state.mean = apply_rule<kRule, S>(b.step, b.step.mean_step * b.segment.mean_rate, mean_gradient, mean,
-                                      b.mean_first + i, b.mean_second + i, count);
-    state.raw = apply_rule<kRule, S>(b.step, b.step.scale_step * b.segment.scale_rate, raw_gradient, raw,
-                                     b.scale_first + i, b.scale_second + i, count);
+/// What the phases of a stretch leave each other. Every array begins with the stretch's first element.
+struct Stretch {
+  std::int64_t begin, end;  // counted from the block's start
+  const float* eps;         // of this draw, then of the next
+  HWY_ALIGN float made_eps[kStretch];
+  HWY_ALIGN float scale[kStretch], slope[kStretch], log_slope[kStretch];
+  HWY_ALIGN float mean_gradient[kStretch], raw_gradient[kStretch];
+
+  /// Calls visit(shape, first element counted from the block's start, the same from the stretch's, elements).
+  template <class Visit>
+  HWY_INLINE void for_shapes(const Visit& visit) const {
+    kernels::HWY_NAMESPACE::for_shapes(begin, end, [&](auto shape, std::int64_t i, std::int64_t count) HWY_ATTR {
+      visit(shape, i, i - begin, count);
+    });
   }
-  S::store(state.mean, b.mean + i, count);
-  S::store(state.raw, b.raw_scale + i, count);
-  if (b.next_weights != nullptr) {
-    S::store(Formula::draw(state.mean, state.raw, S::load(next_eps, count)), b.next_weights + i, count);
+};
+
+HWY_INLINE void find_slopes(const UpdateBlock<float>& b, Stretch& s) {
+  s.for_shapes([&](auto shape, std::int64_t i, std::int64_t at, std::int64_t count) HWY_ATTR {
+    using S = decltype(shape);
+    const auto scale = FormulaOf<S>::scale_and_slopes(S::load(b.raw_scale + i, count));
+    S::store(scale.value, s.scale + at, count);
+    S::store(scale.slope, s.slope + at, count);
+    S::store(scale.log_slope, s.log_slope + at, count);
+  });
+}
+
+template <class S>
+HWY_INLINE typename S::F scaled_gradient_of(const UpdateBlock<float>& b, const Stretch& s, std::int64_t i,
+                                            typename S::F gradient, std::int64_t count) {
+  return b.scaled_gradient != nullptr ? S::load(b.scaled_gradient + i, count)
+                                      : S::load(s.eps + (i - s.begin), count) * gradient;
+}
+
+/// Gradients of the objective, and the sums.
+template <Rule kRule>
+HWY_INLINE void find_gradients(const UpdateBlock<float>& b, Stretch& s, Sums& sums) {
+  s.for_shapes([&](auto shape, std::int64_t i, std::int64_t at, std::int64_t count) HWY_ATTR {
+    using S = decltype(shape);
+    using Formula = FormulaOf<S>;
+    const auto mean = S::load(b.mean + i, count);
+    const auto gradient = S::load(b.gradient + i, count);
+    const typename Formula::Scale scale{S::load(s.scale + at, count), S::load(s.slope + at, count),
+                                        S::load(s.log_slope + at, count)};
+    const auto scaled_gradient = scaled_gradient_of<S>(b, s, i, gradient, count);
+    const auto mean_gradient = Formula::mean_gradient(b.step, b.segment, mean, gradient);
+    const auto raw_gradient = Formula::raw_gradient(b.step, b.segment, scale, scaled_gradient);
+    sums.log_scale.template add<S>(i, FloatMath<typename S::Lane>::log(scale.value), count);
+    sums.squared_deviation.template add<S>(i, Formula::squared_deviation(b.segment, mean, scale.value), count);
+    sums.squared_gradient.template add<S>(i, Formula::squared_gradient(mean_gradient, raw_gradient), count);
+    if constexpr (kRule == Rule::lars) sums.template add_norms<S>(b, i, count, gradient, raw_gradient);
+    S::store(mean_gradient, s.mean_gradient + at, count);
+    S::store(raw_gradient, s.raw_gradient + at, count);
+  });
+}
+
+template <Rule kRule>
+HWY_INLINE void apply_gradients(const UpdateBlock<float>& b, const Stretch& s) {
+  s.for_shapes([&](auto shape, std::int64_t i, std::int64_t at, std::int64_t count) HWY_ATTR {
+    using S = decltype(shape);
+    using Formula = FormulaOf<S>;
+    typename Formula::IvonState state{S::load(b.mean + i, count), S::load(b.raw_scale + i, count), {}, {}};
+    if constexpr (kRule == Rule::ivon) {
+      const auto gradient = S::load(b.gradient + i, count);
+      const auto scaled_gradient = scaled_gradient_of<S>(b, s, i, gradient, count);
+      state.momentum = S::load(b.mean_first + i, count);
+      state.hessian = S::load(b.scale_first + i, count);
+      Formula::ivon(b.step, b.segment, S::load(s.scale + at, count), gradient, scaled_gradient, state);
+      S::store(state.momentum, b.mean_first + i, count);
+      S::store(state.hessian, b.scale_first + i, count);
+    } else {
+      state.mean =
+          apply_rule<kRule, S>(b.step, b.step.mean_step * b.segment.mean_rate, S::load(s.mean_gradient + at, count),
+                               state.mean, b.mean_first + i, b.mean_second + i, count);
+      state.raw =
+          apply_rule<kRule, S>(b.step, b.step.scale_step * b.segment.scale_rate, S::load(s.raw_gradient + at, count),
+                               state.raw, b.scale_first + i, b.scale_second + i, count);
+    }
+    S::store(state.mean, b.mean + i, count);
+    S::store(state.raw, b.raw_scale + i, count);
+  });
+}
+
+HWY_INLINE void draw_next(const UpdateBlock<float>& b, const Stretch& s) {
+  s.for_shapes([&](auto shape, std::int64_t i, std::int64_t at, std::int64_t count) HWY_ATTR {
+    using S = decltype(shape);
+    S::store(
+        FormulaOf<S>::draw(S::load(b.mean + i, count), S::load(b.raw_scale + i, count), S::load(s.eps + at, count)),
+        b.next_weights + i, count);
+  });
+}
+
+/// A Gaussian block goes through its stretches in phases. All formulas of an element in a row are one chain of some
+/// hundred dependent operations, longer than a processor looks ahead; a phase's are short, so that many overlap, and
+/// what they leave each other stays in the first-level cache.
+template <Rule kRule>
+void update_gaussian(const UpdateBlock<float>& b, Sums& sums) {
+  const bool makes_noise = b.scaled_gradient == nullptr && b.eps == nullptr;
+  const bool draws = b.write && b.next_weights != nullptr;
+  const Normals noise(makes_noise ? *b.noise : NoiseStream{});
+  const Normals next_noise(draws ? *b.next_noise : NoiseStream{});
+  Stretch s;
+  for (std::int64_t begin = 0; begin < b.count; begin += kStretch) {
+    s.begin = begin;
+    s.end = std::min(b.count, begin + kStretch);
+    s.eps = b.eps != nullptr ? b.eps + begin : s.made_eps;
+    if (makes_noise) noise.fill(b.element + begin, s.end - begin, s.made_eps);
+    find_slopes(b, s);
+    find_gradients<kRule>(b, s, sums);
+    if (!b.write) continue;
+    apply_gradients<kRule>(b, s);
+    if (!draws) continue;
+    float* const next_eps = b.next_eps != nullptr ? b.next_eps + begin : s.made_eps;
+    next_noise.fill(b.element + begin, s.end - begin, next_eps);
+    s.eps = next_eps;
+    draw_next(b, s);
   }
 }
 
 template <Rule kRule, bool kGaussian>
 SegmentSums update_block(const UpdateBlock<float>& block) {
   const UpdateBlock<float> b = block;  // a copy whose address nobody else has: stores cannot change it
-  const bool noisy = kGaussian && b.scaled_gradient == nullptr;
-  const bool draws = kGaussian && b.next_weights != nullptr;
-  const Normals noise(noisy ? *b.noise : NoiseStream{});
-  const Normals next_noise(draws ? *b.next_noise : NoiseStream{});
-  HWY_ALIGN float eps[kStretch];
-  HWY_ALIGN float next_eps[kStretch];
   Sums sums;
   sums.clear();
-  for (std::int64_t begin = 0; begin < b.count; begin += kStretch) {
-    const std::int64_t end = std::min(b.count, begin + kStretch);
-    if (noisy) noise.fill(b.element + begin, end - begin, eps);
-    if (draws) next_noise.fill(b.element + begin, end - begin, next_eps);
-    const auto visit = [&](auto shape, std::int64_t i, std::int64_t count) HWY_ATTR {
-      using S = decltype(shape);
-      if constexpr (kGaussian) {
-        update_gaussian<kRule, S>(b, i, count, eps + (i - begin), next_eps + (i - begin), sums);
-      } else {
-        update_point<kRule, S>(b, i, count, sums);
-      }
-    };
-    for_shapes(begin, end, visit);
+  if constexpr (kGaussian) {
+    update_gaussian<kRule>(b, sums);
+  } else {
+    for_shapes(0, b.count, [&](auto shape, std::int64_t i, std::int64_t count) HWY_ATTR {
+      update_point<kRule, decltype(shape)>(b, i, count, sums);
+    });
   }
   return {sums.log_scale.total(),    sums.squared_deviation.total(),     sums.squared_gradient.total(),
           sums.squared_mean.total(), sums.squared_mean_gradient.total(), sums.squared_raw_gradient.total()};
@@ -329,7 +400,7 @@ SegmentSums update(const UpdateBlock<float>& b) {
 }
 
 BlockFunctions<float> functions() {
-  return {draw, accumulate, add, update, scales};
+  return {draw, accumulate, add, update, scales, true};
 }
 
 #else

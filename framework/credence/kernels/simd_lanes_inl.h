@@ -45,53 +45,59 @@ struct FloatLane {
   }
 };
 
-/// Two vectors at once. A formula is one long chain of dependent operations; two chains side by side keep the
+/// Two of a lane type at once. A formula is one long chain of dependent operations; chains side by side keep the
 /// processor busy.
-struct PairLane {
+template <class L>
+struct PairOf {
   struct F {
-    VF a, b;
+    typename L::F a, b;
     friend HWY_INLINE F operator+(F x, F y) { return {x.a + y.a, x.b + y.b}; }
     friend HWY_INLINE F operator-(F x, F y) { return {x.a - y.a, x.b - y.b}; }
     friend HWY_INLINE F operator*(F x, F y) { return {x.a * y.a, x.b * y.b}; }
   };
   struct U {
-    FloatLane::U a, b;
+    typename L::U a, b;
     friend HWY_INLINE U operator+(U x, U y) { return {x.a + y.a, x.b + y.b}; }
     friend HWY_INLINE U operator-(U x, U y) { return {x.a - y.a, x.b - y.b}; }
     friend HWY_INLINE U operator&(U x, U y) { return {x.a & y.a, x.b & y.b}; }
     friend HWY_INLINE U operator^(U x, U y) { return {x.a ^ y.a, x.b ^ y.b}; }
   };
   struct M {
-    FloatLane::M a, b;
+    typename L::M a, b;
   };
-  using One = FloatLane;
 
-  static HWY_INLINE F set(float x) { return {One::set(x), One::set(x)}; }
-  static HWY_INLINE F zero() { return {One::zero(), One::zero()}; }
-  static HWY_INLINE U set_bits(std::uint32_t x) { return {One::set_bits(x), One::set_bits(x)}; }
-  static HWY_INLINE F fma(F x, F y, F z) { return {One::fma(x.a, y.a, z.a), One::fma(x.b, y.b, z.b)}; }
-  static HWY_INLINE F div(F x, F y) { return {One::div(x.a, y.a), One::div(x.b, y.b)}; }
-  static HWY_INLINE F sqrt(F x) { return {One::sqrt(x.a), One::sqrt(x.b)}; }
-  static HWY_INLINE F abs(F x) { return {One::abs(x.a), One::abs(x.b)}; }
-  static HWY_INLINE M less(F x, F y) { return {One::less(x.a, y.a), One::less(x.b, y.b)}; }
-  static HWY_INLINE M nonzero(U x) { return {One::nonzero(x.a), One::nonzero(x.b)}; }
-  static HWY_INLINE F select(M m, F x, F y) { return {One::select(m.a, x.a, y.a), One::select(m.b, x.b, y.b)}; }
-  static HWY_INLINE U bits(F x) { return {One::bits(x.a), One::bits(x.b)}; }
-  static HWY_INLINE F from_bits(U x) { return {One::from_bits(x.a), One::from_bits(x.b)}; }
-  static HWY_INLINE F to_float(U x) { return {One::to_float(x.a), One::to_float(x.b)}; }
+  static HWY_INLINE F set(float x) { return {L::set(x), L::set(x)}; }
+  static HWY_INLINE F zero() { return {L::zero(), L::zero()}; }
+  static HWY_INLINE U set_bits(std::uint32_t x) { return {L::set_bits(x), L::set_bits(x)}; }
+  static HWY_INLINE F fma(F x, F y, F z) { return {L::fma(x.a, y.a, z.a), L::fma(x.b, y.b, z.b)}; }
+  static HWY_INLINE F div(F x, F y) { return {L::div(x.a, y.a), L::div(x.b, y.b)}; }
+  static HWY_INLINE F sqrt(F x) { return {L::sqrt(x.a), L::sqrt(x.b)}; }
+  static HWY_INLINE F abs(F x) { return {L::abs(x.a), L::abs(x.b)}; }
+  static HWY_INLINE M less(F x, F y) { return {L::less(x.a, y.a), L::less(x.b, y.b)}; }
+  static HWY_INLINE M nonzero(U x) { return {L::nonzero(x.a), L::nonzero(x.b)}; }
+  static HWY_INLINE F select(M m, F x, F y) { return {L::select(m.a, x.a, y.a), L::select(m.b, x.b, y.b)}; }
+  static HWY_INLINE U bits(F x) { return {L::bits(x.a), L::bits(x.b)}; }
+  static HWY_INLINE F from_bits(U x) { return {L::from_bits(x.a), L::from_bits(x.b)}; }
+  static HWY_INLINE F to_float(U x) { return {L::to_float(x.a), L::to_float(x.b)}; }
   template <int n>
   static HWY_INLINE U shift_left(U x) {
-    return {One::shift_left<n>(x.a), One::shift_left<n>(x.b)};
+    return {L::template shift_left<n>(x.a), L::template shift_left<n>(x.b)};
   }
   template <int n>
   static HWY_INLINE U shift_right(U x) {
-    return {One::shift_right<n>(x.a), One::shift_right<n>(x.b)};
+    return {L::template shift_right<n>(x.a), L::template shift_right<n>(x.b)};
   }
   template <int n>
   static HWY_INLINE U shift_right_signed(U x) {
-    return {One::shift_right_signed<n>(x.a), One::shift_right_signed<n>(x.b)};
+    return {L::template shift_right_signed<n>(x.a), L::template shift_right_signed<n>(x.b)};
   }
 };
+using PairLane = PairOf<FloatLane>;
+using QuadLane = PairOf<PairLane>;
+
+/// Whether there are registers for four chains, as there are where vectors are of 16 elements.
+constexpr bool kManyRegisters = kWidth == 16;
+static_assert(!kManyRegisters || kParts == 1, "a group of noise is one part");
 
 #define CREDENCE_LANE HWY_INLINE
 #include "credence/kernels/formulas_inl.h"
@@ -112,10 +118,22 @@ struct PhiloxLanes {
   }
 };
 
-/// Words of the blocks of even and of odd number, side by side.
-HWY_INLINE FloatLane::U interleave(hn::Vec<Wide> even, hn::Vec<Wide> odd) {
-  return hn::OddEven(hn::BitCast(Words(), hn::ShiftLeft<32>(odd)), hn::BitCast(Words(), even));
-}
+/// Blocks of neighbouring numbers, as many as a vector has words, and what becomes of their words.
+struct PhiloxBlocks {
+  PhiloxLanes even, odd;
+
+  HWY_INLINE void round(std::uint64_t key0, std::uint64_t key1) {
+    even.round(key0, key1);
+    odd.round(key0, key1);
+  }
+  HWY_INLINE PairLane::U radius_words() const { return {interleave(even.c0, odd.c0), interleave(even.c2, odd.c2)}; }
+  HWY_INLINE PairLane::U angle_words() const { return {interleave(even.c1, odd.c1), interleave(even.c3, odd.c3)}; }
+
+  /// Words of the blocks of even and of odd number, side by side.
+  static HWY_INLINE FloatLane::U interleave(PhiloxLanes::V even, PhiloxLanes::V odd) {
+    return hn::OddEven(hn::BitCast(Words(), hn::ShiftLeft<32>(odd)), hn::BitCast(Words(), even));
+  }
+};
 
 /// One stream of noise with its key schedule.
 class Normals {
@@ -133,34 +151,55 @@ class Normals {
 
   /// The numbers of elements [element, element + count), rounded up to whole groups; `normals` is aligned.
   void fill(std::int64_t element, std::int64_t count, float* HWY_RESTRICT normals) const {
-    for (std::int64_t i = 0; i < count; i += kNoiseGroup) group(element + i, normals + i);
+    std::int64_t i = 0;
+    if constexpr (kManyRegisters) {
+      for (; i + kNoiseGroup < count; i += 2 * kNoiseGroup) two_groups(element + i, normals + i);
+    }
+    for (; i < count; i += kNoiseGroup) {
+      for (std::int64_t part = 0; part < kParts; ++part) group(element + i, part, normals + i);
+    }
   }
 
  private:
-  HWY_INLINE void group(std::int64_t element, float* HWY_RESTRICT normals) const {
-    const Wide wide;
-    const Floats floats;
-    for (std::int64_t part = 0; part < kParts; ++part) {
-      const auto first = static_cast<std::uint64_t>(element / kNoiseGroup * kLanes + part * kWidth);
-      const auto blocks = hn::ShiftLeft<1>(hn::Iota(wide, 0)) + hn::Set(wide, first);
-      const auto shard = hn::Set(wide, shard_);
-      PhiloxLanes even{blocks, hn::Set(wide, step_), shard, hn::Set(wide, sample_)};
-      PhiloxLanes odd{blocks + hn::Set(wide, 1), even.c1, shard, even.c3};
-      HWY_UNROLL(10)
-      for (int round = 0; round < 10; ++round) {
-        even.round(key0_[round], key1_[round]);
-        odd.round(key0_[round], key1_[round]);
-      }
-      const PairLane::U radius{interleave(even.c0, odd.c0), interleave(even.c2, odd.c2)};
-      const PairLane::U angle{interleave(even.c1, odd.c1), interleave(even.c3, odd.c3)};
-      PairLane::F cosines, sines;
-      FloatMath<PairLane>::box_muller(radius, angle, PairLane::set_bits(sign_), cosines, sines);
-      float* const out = normals + part * kWidth;
-      hn::Store(cosines.a, floats, out);
-      hn::Store(sines.a, floats, out + kLanes);
-      hn::Store(cosines.b, floats, out + 2 * kLanes);
-      hn::Store(sines.b, floats, out + 3 * kLanes);
+  HWY_INLINE void group(std::int64_t element, std::int64_t part, float* HWY_RESTRICT normals) const {
+    PhiloxBlocks blocks = counters(element, part);
+    HWY_UNROLL(10)
+    for (int round = 0; round < 10; ++round) blocks.round(key0_[round], key1_[round]);
+    PairLane::F cosines, sines;
+    FloatMath<PairLane>::box_muller(blocks.radius_words(), blocks.angle_words(), PairLane::set_bits(sign_), cosines,
+                                    sines);
+    store(cosines, sines, normals + part * kWidth);
+  }
+
+  HWY_INLINE void two_groups(std::int64_t element, float* HWY_RESTRICT normals) const {
+    PhiloxBlocks a = counters(element, 0);
+    PhiloxBlocks b = counters(element + kNoiseGroup, 0);
+    HWY_UNROLL(10)
+    for (int round = 0; round < 10; ++round) {
+      a.round(key0_[round], key1_[round]);
+      b.round(key0_[round], key1_[round]);
     }
+    QuadLane::F cosines, sines;
+    FloatMath<QuadLane>::box_muller({a.radius_words(), b.radius_words()}, {a.angle_words(), b.angle_words()},
+                                    QuadLane::set_bits(sign_), cosines, sines);
+    store(cosines.a, sines.a, normals);
+    store(cosines.b, sines.b, normals + kNoiseGroup);
+  }
+
+  /// Of a part of the group that begins with an element.
+  HWY_INLINE PhiloxBlocks counters(std::int64_t element, std::int64_t part) const {
+    const Wide wide;
+    const auto first = static_cast<std::uint64_t>(element / kNoiseGroup * kLanes + part * kWidth);
+    const auto blocks = hn::ShiftLeft<1>(hn::Iota(wide, 0)) + hn::Set(wide, first);
+    const auto step = hn::Set(wide, step_), shard = hn::Set(wide, shard_), sample = hn::Set(wide, sample_);
+    return {{blocks, step, shard, sample}, {blocks + hn::Set(wide, 1), step, shard, sample}};
+  }
+
+  static HWY_INLINE void store(PairLane::F cosines, PairLane::F sines, float* HWY_RESTRICT out) {
+    hn::Store(cosines.a, Floats(), out);
+    hn::Store(sines.a, Floats(), out + kLanes);
+    hn::Store(cosines.b, Floats(), out + 2 * kLanes);
+    hn::Store(sines.b, Floats(), out + 3 * kLanes);
   }
 
   std::uint64_t step_, shard_, sample_;

@@ -106,4 +106,8 @@ void ArenaKernels::scales(std::span<const Segment> segments, const torch::Tensor
            [&]<class T>(KernelSet<T>& set, T) { set.scales(segments, data_of<T>(raw_scale), data_of<T>(scale)); });
 }
 
+std::int64_t ArenaKernels::kept_bytes(std::span<const Segment> segments) const {
+  return std::visit([&](const auto& set) { return set->kept_bytes(segments); }, kernels_);
+}
+
 }  // namespace credence

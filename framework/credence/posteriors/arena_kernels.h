@@ -41,6 +41,8 @@ class ArenaKernels {
                                             const torch::Tensor& mean, const torch::Tensor& raw_scale,
                                             const GradientSum& gradient);
   void scales(std::span<const kernels::Segment> segments, const torch::Tensor& raw_scale, const torch::Tensor& scale);
+  /// What update() keeps from one call to the next.
+  std::int64_t kept_bytes(std::span<const kernels::Segment> segments) const;
 
  private:
   std::variant<std::unique_ptr<kernels::KernelSet<float>>, std::unique_ptr<kernels::KernelSet<double>>> kernels_;

@@ -8,11 +8,6 @@
 namespace credence {
 namespace {
 
-bool same_stream(const kernels::NoiseStream& a, const kernels::NoiseStream& b) {
-  return a.seed == b.seed && a.purpose == b.purpose && a.step == b.step && a.shard == b.shard && a.sample == b.sample &&
-         a.negate == b.negate;
-}
-
 /// The network's values in an arena that has room for further arrays too.
 torch::Tensor extended(const torch::Tensor& values, std::int64_t elements) {
   if (values.numel() == elements) return values;
@@ -121,7 +116,7 @@ torch::Tensor Posterior::scales() const {
 }
 
 void Posterior::draw(const kernels::NoiseStream& noise) {
-  if (!is_random() || (drawn_ && same_stream(*drawn_, noise))) return;
+  if (!is_random() || drawn_ == noise) return;
   kernels_.draw(segments_, mean_, raw_scale_, noise, weights_);
   set_drawn(noise);
 }

@@ -52,6 +52,20 @@ TEST_F(Agreement, Update) {
   for_each_implementation([](auto& kernels, const std::string& what) { compare_updates(kernels, what); });
 }
 
+TEST_F(Agreement, RunsOfUpdates) {
+  for_each_implementation([](auto& kernels, const std::string& what) { compare_runs_of_updates(kernels, what); });
+}
+
+TEST_F(Agreement, KeepsNoiseOfFewElementsOnly) {
+  const Segment few{.count = 1000000}, many{.count = 20000000};
+  EXPECT_EQ(reference_kernels<float>(1)->kept_bytes({&few, 1}), 0);
+  const auto kernels = simd_kernels<float>(1);
+  if (kernels->name() == "simd") {
+    EXPECT_NEAR(static_cast<double>(kernels->kept_bytes({&few, 1})), 4e6, 1e4);
+  }
+  EXPECT_EQ(kernels->kept_bytes({&many, 1}), 0);
+}
+
 TEST_F(Agreement, Measure) {
   for_each_implementation([](auto& kernels, const std::string& what) { compare_measure(kernels, what); });
 }

@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -193,6 +194,76 @@ inline void compare_updates(Kernels& kernels, const std::string& what, Memory&& 
         compare_update(kernels, rule, scaled, next,
                        what + name + (scaled ? ", two sums" : ", one sum") + (next ? ", next draw" : ""), memory);
       }
+    }
+  }
+}
+
+/// Updates whose noise is, or is not, that of the draw before, over the same segments or others: whatever an
+/// implementation keeps of a draw must not be taken for other noise.
+inline void compare_runs_of_updates(Kernels& kernels, const std::string& what, Memory&& memory = HostMemory()) {
+  enum class Kind { one_sum, two_sums, no_draw };
+  struct Call {
+    NoiseStream noise, next;
+    std::size_t segments = kOddSizes.size();  // the first so many
+    bool others_gaussian = false;             // of the others segments than usual
+    Kind kind = Kind::one_sum;
+  };
+  const auto step = [](std::uint32_t number) { return NoiseStream{.seed = 5, .step = number}; };
+  const NoiseStream other_seed{.seed = 6, .step = 8}, other_shard{.seed = 5, .step = 9, .shard = 1};
+  const NoiseStream other_sample{.seed = 5, .step = 10, .sample = 1}, negated{.seed = 5, .step = 11, .negate = true};
+  const NoiseStream other_purpose{.seed = 5, .purpose = Purpose::prediction, .step = 12};
+  const Call calls[] = {{step(1), step(2)},
+                        {step(2), step(3)},
+                        {.noise = step(3), .next = step(4), .segments = 5},
+                        {step(4), step(5)},
+                        {step(5), step(6)},
+                        {step(5), step(7)},
+                        {.noise = step(7), .next = step(8), .kind = Kind::no_draw},
+                        {step(7), step(8)},
+                        {other_seed, step(9)},
+                        {other_shard, step(10)},
+                        {other_sample, step(11)},
+                        {negated, step(12)},
+                        {other_purpose, step(13)},
+                        {.noise = step(13), .next = step(14), .others_gaussian = true},
+                        {step(14), step(15)},
+                        {.noise = step(15), .next = step(16), .kind = Kind::two_sums},
+                        {step(15), step(16)}};
+  const auto reference = reference_kernels<float>(1);
+  for (const Rule rule_kind : {Rule::adam, Rule::sgd, Rule::ivon}) {
+    Arena<float> arena(kOddSizes);
+    if (rule_kind == Rule::ivon) {
+      for (float& hessian : arena.scale_first) hessian = std::abs(hessian);
+    }
+    UpdateArrays<float> arrays = arena.update_arrays();
+    arena.gradient_pointers[6] = nullptr;
+    arrays.scaled_gradient = arena.scaled_gradient.data();
+    arrays.next_weights = arena.weights.data();
+    const Copy copy(arena, arrays, memory);
+    UpdateArrays<float> copied = copy.arrays;
+    UpdateRule rule = example_rule(rule_kind);
+    for (const Call& call : calls) {
+      std::vector<Segment> segments(arena.segments.begin(),
+                                    arena.segments.begin() + static_cast<std::ptrdiff_t>(call.segments));
+      if (call.others_gaussian) {
+        for (Segment& segment : segments) segment.gaussian = !segment.gaussian;
+      }
+      const auto prepare = [&](UpdateArrays<float> all, std::span<const float* const> gradients) {
+        all.gradients = gradients.first(call.segments);
+        all.noise = &call.noise;
+        all.next_noise = &call.next;
+        if (call.kind != Kind::two_sums) all.scaled_gradient = nullptr;
+        if (call.kind == Kind::no_draw) all.next_weights = nullptr;
+        return all;
+      };
+      const UpdateArrays<float> expected_in = prepare(arrays, arena.gradient_pointers);
+      const UpdateArrays<float> got_in = prepare(copied, copy.gradients);
+      const std::string now = what + ", call " + std::to_string(&call - calls);
+      expect_same_bits(kernels.measure(segments, rule, got_in), reference->measure(segments, rule, expected_in), now);
+      const auto expected = reference->update(segments, rule, expected_in);
+      expect_same_bits(kernels.update(segments, rule, got_in), expected, now);
+      copy.expect_same(arena, memory, now);
+      ++rule.step;
     }
   }
 }

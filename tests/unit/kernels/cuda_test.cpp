@@ -50,6 +50,9 @@ TEST_F(Cuda, AccumulateAndAdd) {
 TEST_F(Cuda, Update) {
   compare_updates(*kernels_, "cuda", DeviceMemory());
 }
+TEST_F(Cuda, RunsOfUpdates) {
+  compare_runs_of_updates(*kernels_, "cuda", DeviceMemory());
+}
 TEST_F(Cuda, Measure) {
   compare_measure(*kernels_, "cuda", DeviceMemory());
 }
