@@ -71,9 +71,11 @@ class Conv2dImpl : public torch::nn::Conv2dImpl, public NoisyLayer {
 TORCH_MODULE(Conv2d);
 
 /// Images [B, C, H, W] with the channels of a pixel side by side in memory, as convolutions of many channels are
-/// fastest; every layer after takes it over. (Weights and gradients stay as they are.)
+/// fastest; every layer after takes it over. (Weights and gradients stay as they are.) One channel is in both orders at
+/// once, so only its strides tell layers which one to go on with: contiguous() would leave them.
 inline torch::Tensor with_channels_last(const torch::Tensor& images) {
-  return images.contiguous(torch::MemoryFormat::ChannelsLast);
+  constexpr auto kFormat = torch::MemoryFormat::ChannelsLast;
+  return images.suggest_memory_format() == kFormat && images.is_contiguous(kFormat) ? images : images.clone(kFormat);
 }
 
 }  // namespace credence

@@ -66,6 +66,7 @@ struct ResNet20Impl : torch::nn::Module {
   }
 
   torch::Tensor forward(torch::Tensor x) {
+    x = with_channels_last(x);
     x = bn1->normalize_and_activate(conv1(x));                // [B, 16, H, W]
     for (Sequential& stage : stages_) x = stage->forward(x);  // [B, 64, H/4, W/4]
     return fc(x.mean({2, 3}));

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "credence/base/errors.h"
+#include "credence/networks/layers.h"
 #include "credence/networks/network.h"
 #include "credence/networks/sync_norm.h"
 #include "credence/networks/zoo.h"
@@ -210,6 +211,20 @@ TEST(ResidualNetworks, TheShortcutOfResnet20HasEverySecondPixelAndZerosOnBothSid
   EXPECT_TRUE(
       torch::equal(y.narrow(1, 8, 16), x.index({Slice(), Slice(), Slice(None, None, 2), Slice(None, None, 2)})));
   EXPECT_EQ(y.narrow(1, 0, 8).abs().sum().item<float>() + y.narrow(1, 24, 8).abs().sum().item<float>(), 0.0F);
+}
+
+TEST(ResidualNetworks, RunWithChannelsLast) {
+  for (const std::int64_t channels : {1, 3}) {
+    const torch::Tensor given = torch::rand({2, channels, 8, 8});
+    const torch::Tensor images = with_channels_last(given);
+    EXPECT_TRUE(torch::equal(images, given));
+    EXPECT_EQ(images.stride(1), 1);
+    EXPECT_EQ(images.stride(3), channels);
+    EXPECT_EQ(images.suggest_memory_format(), torch::MemoryFormat::ChannelsLast);
+    EXPECT_EQ(with_channels_last(images).data_ptr(), images.data_ptr()) << "nothing to copy";
+    EXPECT_TRUE(with_channels_last(torch::rand({2, channels, 16, 8}).slice(2, 0, 8))
+                    .is_contiguous(torch::MemoryFormat::ChannelsLast));
+  }
 }
 
 TEST(ResidualNetworks, RefuseWhatTheyCannotBe) {
