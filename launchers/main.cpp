@@ -18,6 +18,7 @@
 #include "credence/base/text.h"
 #include "credence/checkpoint/run_directory.h"
 #include "credence/training/signals.h"
+#include "large_blocks.h"
 
 namespace credence {
 namespace {
@@ -171,6 +172,7 @@ void write_status(const MpiSession& session, const nlohmann::json& status, bool 
 
 int main(int argc, char** argv) {
   using namespace credence;
+  keep_large_tensors();
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   // What stops with a checkpoint does so from the first moment on: MPI may take long to start.
   if (!arguments.empty() && (arguments[0] == "train" || arguments[0] == "pack")) install_signal_handlers();
