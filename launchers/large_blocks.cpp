@@ -22,7 +22,7 @@ constexpr std::size_t kPage = 4096;
 /// otherwise wait for stores that have the last twelve bits of a load's address.
 constexpr std::size_t kStagger = 9 * 64;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-constexpr std::size_t kRegionBytes = std::size_t{512} << 20;  // of addresses: memory only where they are touched
+constexpr std::size_t kRegionBytes = std::size_t{4} << 30;  // of addresses: memory only where they are touched
 
 std::size_t rounded_up(std::size_t bytes, std::size_t unit) {
   return (bytes + unit - 1) / unit * unit;

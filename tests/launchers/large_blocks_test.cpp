@@ -66,7 +66,7 @@ TEST_F(LargeBlocksTest, NoTwoTensorsOverlapOnAnyThread) {
 }
 
 TEST_F(LargeBlocksTest, MoreThanARegionAndRawMemoryOfAnySize) {
-  const torch::Tensor huge = bytes(700 * kMega);  // addresses only: nothing is written
+  const torch::Tensor huge = bytes(5000 * kMega);  // addresses only: nothing is written
   EXPECT_NE(huge.data_ptr(), nullptr);
   for (const std::size_t size : {std::size_t{0}, std::size_t{100}, std::size_t{3} << 20}) {
     void* const memory = c10::GetCPUAllocator()->raw_allocate(size);
