@@ -201,11 +201,12 @@ inline void compare_updates(Kernels& kernels, const std::string& what, Memory&& 
 /// Updates whose noise is, or is not, that of the draw before, over the same segments or others: whatever an
 /// implementation keeps of a draw must not be taken for other noise.
 inline void compare_runs_of_updates(Kernels& kernels, const std::string& what, Memory&& memory = HostMemory()) {
+  static const std::vector<std::int64_t> sizes = {1, 63, 65, 1025, 129, 2111, 100};
   enum class Kind { one_sum, two_sums, no_draw };
   struct Call {
     NoiseStream noise, next;
-    std::size_t segments = kOddSizes.size();  // the first so many
-    bool others_gaussian = false;             // of the others segments than usual
+    std::size_t segments = sizes.size();  // the first so many
+    bool others_gaussian = false;         // of the other segments than usual
     Kind kind = Kind::one_sum;
   };
   const auto step = [](std::uint32_t number) { return NoiseStream{.seed = 5, .step = number}; };
@@ -231,7 +232,7 @@ inline void compare_runs_of_updates(Kernels& kernels, const std::string& what, M
                         {step(15), step(16)}};
   const auto reference = reference_kernels<float>(1);
   for (const Rule rule_kind : {Rule::adam, Rule::sgd, Rule::ivon}) {
-    Arena<float> arena(kOddSizes);
+    Arena<float> arena(sizes);
     if (rule_kind == Rule::ivon) {
       for (float& hessian : arena.scale_first) hessian = std::abs(hessian);
     }
