@@ -16,7 +16,7 @@
 namespace credence {
 namespace {
 
-constexpr std::size_t kLeastBytes = std::size_t{1} << 20;
+constexpr std::size_t kLeastBytes = std::size_t{128} << 10;  // from here on malloc may give memory back to the kernel
 constexpr std::size_t kPage = 4096;
 /// Beyond whole pages: neighbours of one size begin at different places in a page. Loops over several arrays would
 /// otherwise wait for stores that have the last twelve bits of a load's address.

@@ -122,7 +122,7 @@ bool normalizes_over_batch(torch::nn::Module& module) {
 Network::Network(torch::nn::AnyModule module, torch::Dtype dtype, torch::Device device,
                  const std::vector<double>& raw_scales)
     : module_(std::move(module)), dtype_(dtype), device_(device), sink_(std::make_shared<SinkHolder>()) {
-  use_onednn_for_products();
+  if (!blas_suits_processor()) use_onednn_for_products();
   convert(*module_.ptr(), dtype, device);
   if (!raw_scales.empty()) {
     likelihood_parameter_ = torch::tensor(raw_scales, torch::kFloat64).to(device, dtype).set_requires_grad(true);

@@ -65,6 +65,14 @@ struct Silent : c10::WarningHandler {
 
 }  // namespace
 
+bool blas_suits_processor() {
+#if defined(__x86_64__)
+  return at::hasMKL() && __builtin_cpu_is("intel") != 0;
+#else
+  return false;
+#endif
+}
+
 void use_onednn_for_products() {
   if (!product()) return;
   static const torch::Library library = [] {

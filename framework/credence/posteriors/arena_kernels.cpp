@@ -19,10 +19,13 @@ T* data_of(const torch::Tensor& tensor) {
 
 template <class T>
 std::vector<const T*> pointers_of(const GradientSum& gradient) {
-  std::vector<const T*> pointers;
-  pointers.reserve(gradient.slots.size());
-  for (const torch::Tensor& slot : gradient.slots) pointers.push_back(slot.data_ptr<T>());
-  return pointers;
+  std::vector<const T*> slots, places;
+  slots.reserve(gradient.slots.size());
+  for (const torch::Tensor& slot : gradient.slots) slots.push_back(slot.data_ptr<T>());
+  if (gradient.places.empty()) return slots;
+  places.reserve(gradient.places.size());
+  for (const GradientSum::Place& place : gradient.places) places.push_back(slots[place.slot] + place.first);
+  return places;
 }
 
 /// Calls with the kernel set and a value of its element type.

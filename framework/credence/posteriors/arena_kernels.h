@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <variant>
@@ -11,9 +13,14 @@
 
 namespace credence {
 
-/// One tensor per segment of an arena, or its elements inside one: where the gradient of each segment begins.
+/// The gradients of an arena's segments.
 struct GradientSum {
-  std::vector<torch::Tensor> slots;  // per segment, contiguous, count elements; empty: no gradients
+  struct Place {
+    std::size_t slot = 0;
+    std::int64_t first = 0;  // element of the slot
+  };
+  std::vector<torch::Tensor> slots;  // contiguous; empty: no gradients
+  std::vector<Place> places;         // where that of each segment begins; empty: a slot each, from its start
   torch::Tensor scaled;              // sum of eps * gradient over the arena; undefined: rebuild from `noise`
   kernels::NoiseStream noise;        // the one draw behind `slots` where `scaled` is undefined
 };

@@ -29,13 +29,9 @@ UpdateShare::UpdateShare(std::span<const kernels::Segment> segments, const std::
 }
 
 GradientSum UpdateShare::gradient(const GradientSum& of_segments) const {
-  GradientSum gradient{{}, of_segments.scaled, of_segments.noise};
-  gradient.slots.reserve(own_.size());
-  torch::Tensor flat;  // of the segment that the stretch is of
-  for (std::size_t i = 0; i < own_.size(); ++i) {
-    if (i == 0 || places_[i].segment != places_[i - 1].segment) flat = of_segments.slots[places_[i].segment].flatten();
-    gradient.slots.push_back(flat.narrow(0, places_[i].begin, own_[i].count));
-  }
+  GradientSum gradient = of_segments;
+  gradient.places.reserve(places_.size());
+  for (const Place& place : places_) gradient.places.push_back({place.segment, place.begin});
   return gradient;
 }
 

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 
@@ -80,6 +82,13 @@ TEST_F(OnednnProducts, AreTakenWhereTheyPay) {
   at::globalContext().setUserEnabledMkldnn(true);
 }
 
+TEST(BlasOfLibTorch, SuitsIntelsProcessorsWhereItIsMkl) {
+  std::ifstream file("/proc/cpuinfo");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  ASSERT_FALSE(text.empty());
+  EXPECT_EQ(blas_suits_processor(), at::hasMKL() && text.find("GenuineIntel") != std::string::npos);
+}
+
 TEST_F(OnednnProducts, TakeAnExpandedGradient) {
   const torch::Tensor a = torch::randn({128, 96}), row = torch::randn({130});
   const torch::Tensor gradient = row.expand({128, 130});
@@ -115,15 +124,22 @@ TEST_F(OnednnProducts, RefuseWhatCannotBeMultiplied) {
   EXPECT_THROW(torch::addmm(torch::randn({7}), torch::randn({2000, 1200}), torch::randn({1200, 1200})), c10::Error);
 }
 
-TEST_F(OnednnProducts, AreTheSameBitsEveryTime) {
+TEST_F(OnednnProducts, AreTheSameBitsEveryTimeAndSoAreTheBlas) {
   const torch::Tensor a = torch::randn({128, 784}), b = torch::randn({784, 400});
-  const torch::Tensor first = a.mm(b);
-  for (int time = 0; time < 20; ++time) {
-    // Other memory: where it lies must not matter.
-    const torch::Tensor gap = torch::empty({1 + 7 * time});
-    const torch::Tensor moved = torch::cat({torch::zeros({time}), a.flatten()}).narrow(0, time, a.numel()).view_as(a);
-    EXPECT_TRUE(moved.mm(b.clone()).equal(first)) << time;
+  for (const bool onednn : {true, false}) {
+    at::globalContext().setUserEnabledMkldnn(onednn);
+    const torch::Tensor first = a.mm(b), transposed = b.t().mm(a.t());
+    for (int time = 0; time < 20; ++time) {
+      // Other memory: where it lies must not matter.
+      const torch::Tensor gap = torch::empty({1 + 7 * time});
+      const auto moved = [&](const torch::Tensor& matrix) {
+        return torch::cat({torch::zeros({time}), matrix.flatten()}).narrow(0, time, matrix.numel()).view_as(matrix);
+      };
+      EXPECT_TRUE(moved(a).mm(b.clone()).equal(first)) << onednn << time;
+      EXPECT_TRUE(moved(b).t().mm(moved(a).t()).equal(transposed)) << onednn << time;
+    }
   }
+  at::globalContext().setUserEnabledMkldnn(true);
 }
 
 }  // namespace
